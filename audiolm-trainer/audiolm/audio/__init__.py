@@ -1,0 +1,1 @@
+"""Waveforms in, log-mel and filterbank features out."""

@@ -1,0 +1,212 @@
+"""The only list of options: one dataclass field is one option, with its meaning and unit.
+
+In: a YAML file under SALMONN's key names (sections `model`, `datasets`, `run`, `generate`) and
+`--options a.b=c` overrides. Out: plain dataclass objects, checked; an option left out or null has
+the default below. Reading and checking of files lives in `config_file.py`.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class QFormerConfig:
+    """Size of the Q-Former; the defaults are bert-base's, as in every released checkpoint."""
+
+    hidden_size: int = 768
+    num_heads: int = 12
+    intermediate_size: int = 3072
+    num_layers: int = 2
+
+
+@dataclass
+class ModelConfig:
+    """What the model is made of and where its weights come from."""
+
+    llama_path: str = ""  # folder or hub id of any causal LLM
+    whisper_path: str = ""  # folder or hub id of any Whisper
+    beats_path: str = ""  # BEATs `.pt`; empty: no BEATs, Whisper alone
+    token: str = ""  # hub access token; used for loading, never written anywhere
+    only_preprocessor: bool = False  # build encoders, Q-Former and projector; no LLM
+    ckpt: Any = ""  # trained weights: one `.pth`, or a list of them read in order
+    freeze_whisper: bool = True
+    freeze_beats: bool = True
+    freeze_llm: bool = True  # the LLM's own weights; adapters always train
+    use_speech_Qformer: bool = True  # False: stack each window's frames into the projector
+    freeze_speech_QFormer: bool = False
+    window_level_Qformer: bool = True  # False: the queries look at the whole clip at once
+    num_speech_query_token: int = 1  # audio tokens per window (or per clip)
+    second_per_window: float = 0.333333  # seconds of audio in one window
+    second_stride: float = 0.333333  # seconds from one window's start to the next's
+    qformer: QFormerConfig = field(default_factory=QFormerConfig)
+    speech_llama_proj_model: str = ""  # separate file with the projector's weights
+    freeze_speech_llama_proj: bool = False
+    lora: bool = True  # False: no adapter, unless `adapter` names one
+    lora_rank: int = 8
+    lora_alpha: int = 32
+    lora_dropout: float = 0.1
+    adapter: Any = None  # lora | dora | vblora | hra | none; true: hra; unset: `lora` decides
+    adapter_options: dict[str, Any] = field(default_factory=dict)  # passed to peft's config
+    quantization: str = "none"  # none | int8 | nf4, of the LLM's frozen weights
+    low_resource: bool = False  # SALMONN's name for `quantization: nf4`
+    attn_implementation: str = "auto"  # auto | sdpa | eager | flash_attention_2
+    audio_tokens: str = "fixed"  # fixed: always 30 s worth | length_aware: real audio only
+    whisper_input: str = "padded"  # padded: always 30 s | trimmed: real frames only
+    multi_prompt: bool = True  # draw a prompt per sample; False: one per task and batch
+    prompt_template: str = "USER: {}\nASSISTANT:"
+    prompt_path: str = ""  # training prompts: task -> list of sentences
+    test_prompt_path: str = ""  # evaluation prompts: task -> one sentence
+    max_txt_len: int = 300  # tokens of an answer, end symbol included; longer is cut before it
+    end_sym: str = ""  # end of an answer; empty: the tokenizer's own end of text
+
+
+@dataclass
+class DatasetsConfig:
+    """Where annotations and audio are, and what happens to bad audio."""
+
+    prefix: str = ""  # folder that every annotation's `path` is joined to
+    train_ann_path: str = ""
+    valid_ann_path: str = ""
+    test_ann_path: str = ""  # for both evaluation modes, unless one of the two below is given
+    test_ann_path_asr: str = ""
+    test_ann_path_aac: str = ""
+    whisper_path: str = ""  # source of the mel settings; empty: model.whisper_path
+    bad_audio: str = "error"  # error | skip: an unreadable clip stops the run, or is left out
+    long_audio: str = "truncate"  # truncate | error | skip: clips over 30 s
+    group_by_length: bool = False  # batches of clips of similar length
+
+
+@dataclass
+class OptimsConfig:
+    """AdamW and its learning rate, per optimiser step."""
+
+    max_epoch: int = 30
+    warmup_steps: int = 3000
+    warmup_start_lr: float = 1e-6
+    init_lr: float = 3e-5
+    min_lr: float = 1e-5
+    weight_decay: float = 0.05
+    beta2: float = 0.999
+    schedule: str = "cosine"  # cosine: from the end of warm-up | reference: SALMONN's jump
+    max_grad_norm: float = 0.0  # gradients are clipped to this norm; 0: not clipped
+
+
+@dataclass
+class RunConfig:
+    """One training or evaluation run."""
+
+    seed: int = 42
+    output_dir: str = "outputs"  # each run makes its own folder inside
+    exp_name: str = "audiolm"
+    evaluate: bool = False  # decode the test set instead of training
+    device: str = "auto"  # auto | cpu | cuda | cuda:N
+    amp: bool = False  # mixed precision: bfloat16 or float16 by GPU; float32 on CPU
+    epoch_based: bool = False  # True: an epoch is one pass; False: `iters_per_epoch` batches
+    iters_per_epoch: int = 3000  # micro-batches per process
+    accum_grad_iters: int = 1  # micro-batches per optimiser step
+    batch_size_train: int = 8  # clips per process and micro-batch
+    batch_size_eval: int = 8
+    num_workers: int = 2  # data loading processes per training process
+    log_freq: int = 5  # optimiser steps between lines of log.jsonl
+    loggers: list[str] = field(default_factory=list)  # any of tensorboard, wandb
+    optims: OptimsConfig = field(default_factory=OptimsConfig)
+
+
+@dataclass
+class GenerateConfig:
+    """How answers are decoded."""
+
+    max_new_tokens: int = 200
+    num_beams: int = 4
+    do_sample: bool = False
+    min_length: int = 1  # new tokens
+    temperature: float = 1.0
+    top_p: float = 0.9
+    repetition_penalty: float = 1.0
+    length_penalty: float = 1.0
+    end_sym: str = ""  # text after it is cut; empty: model.end_sym
+
+
+@dataclass
+class Config:
+    """A whole configuration file."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    datasets: DatasetsConfig = field(default_factory=DatasetsConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    generate: GenerateConfig = field(default_factory=GenerateConfig)
+
+
+# Options with a fixed set of values.
+CHOICES: dict[str, tuple[str, ...]] = {
+    "model.quantization": ("none", "int8", "nf4"),
+    "model.attn_implementation": ("auto", "sdpa", "eager", "flash_attention_2"),
+    "model.audio_tokens": ("fixed", "length_aware"),
+    "model.whisper_input": ("padded", "trimmed"),
+    "datasets.bad_audio": ("error", "skip"),
+    "datasets.long_audio": ("truncate", "error", "skip"),
+    "run.optims.schedule": ("cosine", "reference"),
+}
+
+# Smallest allowed values; what is not here may be anything.
+MINIMUMS: dict[str, float] = {
+    "model.num_speech_query_token": 1,
+    "model.second_per_window": 0.02,
+    "model.second_stride": 0.02,
+    "model.lora_rank": 1,
+    "model.max_txt_len": 1,
+    "run.iters_per_epoch": 1,
+    "run.accum_grad_iters": 1,
+    "run.batch_size_train": 1,
+    "run.batch_size_eval": 1,
+    "run.num_workers": 0,
+    "run.log_freq": 1,
+    "run.optims.max_epoch": 1,
+    "run.optims.warmup_steps": 0,
+    "run.optims.max_grad_norm": 0,
+    "generate.max_new_tokens": 1,
+    "generate.num_beams": 1,
+}
+
+# Options that name a file or folder to read.
+INPUT_PATHS: tuple[str, ...] = (
+    "model.llama_path",
+    "model.whisper_path",
+    "model.beats_path",
+    "model.ckpt",
+    "model.speech_llama_proj_model",
+    "model.prompt_path",
+    "model.test_prompt_path",
+    "datasets.prefix",
+    "datasets.train_ann_path",
+    "datasets.valid_ann_path",
+    "datasets.test_ann_path",
+    "datasets.test_ann_path_asr",
+    "datasets.test_ann_path_aac",
+    "datasets.whisper_path",
+)
+HUB_PATHS = ("model.llama_path", "model.whisper_path", "datasets.whisper_path")
+
+# Other spellings in users' files.
+ALIASES: dict[str, str] = {"model.beat_path": "model.beats_path"}
+
+# Keys of older files that no longer do anything, and what replaces them.
+RETIRED: dict[str, str] = {
+    "model.lora_16bit": "adapters train in float32",
+    "model.device_8bit": "run.device",
+    "run.use_distributed": "launch with torchrun",
+    "run.world_size": "torchrun --nproc_per_node",
+    "run.dist_url": "torchrun's own rendezvous",
+}
+
+
+def resolve_adapter(model: ModelConfig) -> str:
+    """The adapter's name: lora, dora, vblora, hra or none.
+
+    `adapter` true means hra, a name means itself; unset or false leaves it to `lora`.
+    """
+    if isinstance(model.adapter, str):
+        return model.adapter
+    if model.adapter:
+        return "hra"
+    return "lora" if model.lora else "none"

@@ -1,0 +1,129 @@
+"""One clip at a time: from an annotation entry to what the model reads.
+
+In: clips of an annotation, the folder their paths start from, and a log-mel extractor. Out: an
+item per clip, or `SkippedClip` where the policy says so; another clip never takes its place.
+
+Shapes: M mel bins, T samples at 16 kHz.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from audiolm.audio.loading import AudioError, LongAudioPolicy, Waveform, load_waveform
+from audiolm.data.annotations import Clip, resolve_audio_path
+from audiolm.errors import UserError
+
+BadAudioPolicy = Literal["error", "skip"]
+
+
+@dataclass(frozen=True)
+class SkippedClip:
+    """A clip left out: its position in the annotation, its path there, and why."""
+
+    index: int
+    id: str
+    reason: str
+
+
+class ClipError(UserError):
+    """A clip that stops the run.
+
+    A data loading process hands its exception over as the text of a traceback, out of which the
+    main process builds the same type again: only the message behind the type's name is kept.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.rpartition(f"{__name__}.ClipError: ")[2].strip())
+
+
+class AudioDataset(Dataset[dict[str, Any] | SkippedClip]):
+    """Clips with their audio loaded.
+
+    Args:
+        clips: entries of an annotation.
+        prefix: folder that the clips' paths are joined to.
+        log_mel: (T,) float32 waveform -> (M, 3000) log-mel; see `audio.features.LogMel`.
+        bad_audio: "error" raises on a clip that cannot be read; "skip" returns `SkippedClip`.
+        long_audio: clips over 30 s: "truncate" keeps their start, "error" raises, "skip" leaves
+            them out.
+        seed: of the draw among several reference texts.
+    """
+
+    def __init__(
+        self,
+        clips: Sequence[Clip],
+        prefix: str | Path,
+        log_mel: Callable[[np.ndarray], torch.Tensor],
+        *,
+        bad_audio: BadAudioPolicy = "error",
+        long_audio: LongAudioPolicy = "truncate",
+        seed: int = 0,
+    ) -> None:
+        self.clips = clips
+        self._prefix = prefix
+        self._log_mel = log_mel
+        self._skips_bad = bad_audio == "skip"
+        self._long_audio: LongAudioPolicy = long_audio
+        self._seed = seed
+        # In shared memory, so that loading processes that outlive an epoch see the next one.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose reference texts are drawn."""
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> dict[str, Any] | SkippedClip:
+        """The clip's item: `spectrogram` (M, 3000) and `raw_wav` (T,) float32, `was_truncated`,
+        and `text`, `references`, `task`, `Q`, `id`, `testset_id`, `index` of its entry.
+
+        Raises:
+            ClipError: its audio cannot be used and the policy is "error".
+        """
+        clip = self.clips[index]
+        place = f"annotation[{clip.index}] ({clip.path})"
+        try:
+            waveform = self._load(clip)
+        except AudioError as error:
+            is_too_long = error.problem == "too_long"
+            if self._long_audio == "skip" if is_too_long else self._skips_bad:
+                return SkippedClip(clip.index, clip.path, str(error))
+            option = "long_audio" if is_too_long else "bad_audio"
+            fix = f"; datasets.{option}: skip leaves such clips out"
+            raise ClipError(f"{place}: {error}{fix}") from error
+        except UserError as error:
+            raise ClipError(f"{place}: {error}") from error
+        return {
+            "spectrogram": self._log_mel(waveform.samples),
+            "raw_wav": torch.from_numpy(waveform.samples),
+            "was_truncated": waveform.was_truncated,
+            "text": self._draw_text(clip),
+            "references": list(clip.texts),
+            "task": clip.task,
+            "Q": clip.question,
+            "id": clip.path,
+            "testset_id": clip.testset_id,
+            "index": clip.index,
+        }
+
+    def _load(self, clip: Clip) -> Waveform:
+        path, *extra_paths = (
+            resolve_audio_path(self._prefix, name) for name in (clip.path, *clip.expand_wav)
+        )
+        return load_waveform(path, long_audio=self._long_audio, extra_paths=extra_paths)
+
+    def _draw_text(self, clip: Clip) -> str:
+        """One of the reference texts, by (seed, epoch, clip): the same in every process."""
+        if len(clip.texts) < 2:
+            return clip.texts[0] if clip.texts else ""
+        generator = random.Random(f"{self._seed}/{self._epoch.item()}/{clip.index}")
+        return generator.choice(clip.texts)

@@ -1,0 +1,1 @@
+"""The demo corpus: synthetic speech and sound scenes, made from a seed without any download."""

@@ -1,0 +1,1 @@
+"""Generation over a data set, scores, submissions and efficiency."""

@@ -1,0 +1,91 @@
+"""What an evaluation reads, looked at before a model is loaded.
+
+In: the configuration, a mode of `submission.MODE_FOLDERS`, the clips of its annotation. Out: which
+options are needed, each clip's prompt, how a task is scored; a mistake is a `UserError`.
+"""
+
+from collections.abc import Sequence
+
+from audiolm.config import Config
+from audiolm.data.annotations import Clip, resolve_audio_path
+from audiolm.errors import UserError
+from audiolm.prompts import PromptBook, apply_template, split_at_marker
+
+
+def find_annotation_option(config: Config, mode: str) -> str:
+    """The option that names the annotation of a mode: its own one, or the one for both.
+
+    Raises:
+        UserError: neither is set.
+    """
+    own = f"test_ann_path_{mode.rpartition('_')[2]}"
+    for name in (own, "test_ann_path"):
+        if getattr(config.datasets, name):
+            return f"datasets.{name}"
+    raise UserError(
+        f"datasets.{own} is not set; give it in the file or with --options datasets.{own}=PATH "
+        "(or datasets.test_ann_path for both tasks)"
+    )
+
+
+def list_required_paths(config: Config, mode: str) -> list[str]:
+    """Path options that a mode reads, for `config_file.resolve_input_paths`."""
+    always = ["model.llama_path", "model.whisper_path", "model.test_prompt_path"]
+    if_set = {
+        "model.beats_path": config.model.beats_path,
+        "model.ckpt": config.model.ckpt,
+        "model.speech_llama_proj_model": config.model.speech_llama_proj_model,
+        "datasets.prefix": config.datasets.prefix,
+        "datasets.whisper_path": config.datasets.whisper_path,
+    }
+    given = [name for name, value in if_set.items() if value]
+    return [*always, *given, find_annotation_option(config, mode)]
+
+
+def find_score_kind(task: str) -> str:
+    """How a task is scored: `asr` by WER, `aac` as captions, empty: not at all."""
+    if task == "asr" or task.startswith("asr_"):
+        return "asr"
+    return "aac" if task.startswith("audiocaption") else ""
+
+
+def build_prompts(clips: Sequence[Clip], prompt_path: str, template: str) -> list[str]:
+    """The whole prompt of each clip: its task's sentence, question filled in, in the template.
+
+    Raises:
+        UserError: no prompt file, a task it does not have, or a prompt that does not hold
+            `<SpeechHere>` exactly once.
+    """
+    book = PromptBook.load(prompt_path)
+    prompts = [apply_template(template, book.first(clip.task, clip.question)) for clip in clips]
+    for prompt in dict.fromkeys(prompts):
+        split_at_marker(prompt)
+    return prompts
+
+
+def check_audio_files(clips: Sequence[Clip], prefix: str, *, skips_missing: bool) -> None:
+    """Make sure, before any decoding, that the clips' files are there.
+
+    Raises:
+        UserError: some are missing (with `skips_missing`: all are).
+    """
+    missing = []
+    for clip in clips:
+        paths = (resolve_audio_path(prefix, path) for path in (clip.path, *clip.expand_wav))
+        missing += [(clip, path) for path in paths if not path.is_file()][:1]
+    if not missing or (skips_missing and len(missing) < len(clips)):
+        return
+    clip, path = missing[0]
+    fix = "" if skips_missing else "; datasets.bad_audio: skip leaves such clips out"
+    raise UserError(
+        f"{len(missing)} of {len(clips)} clips have no audio file; first: annotation[{clip.index}] "
+        f"({clip.path}): no such file {path}; check the path and datasets.prefix{fix}"
+    )
+
+
+def choose_row_ids(clips: Sequence[Clip]) -> list[str]:
+    """The testset_ids when every clip has one of its own, else `test0000`, `test0001`, ..."""
+    ids = [clip.testset_id or "" for clip in clips]
+    if all(ids) and len(set(ids)) == len(ids):
+        return ids
+    return [f"test{position:04d}" for position in range(len(clips))]

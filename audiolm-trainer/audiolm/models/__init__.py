@@ -1,0 +1,1 @@
+"""Encoders, Q-Former, LLM, and the SALMONN model that joins them."""

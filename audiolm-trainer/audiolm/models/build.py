@@ -1,0 +1,147 @@
+"""Build the joint model from its options and load trained weights into it."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from audiolm.config import ModelConfig, resolve_adapter
+from audiolm.config_file import build_model_config
+from audiolm.models.audio_tokens import AudioTokenOptions
+from audiolm.models.beats import BEATs
+from audiolm.models.checkpoint import load_checkpoints, load_projector
+from audiolm.models.llm import attach_adapter, load_llm, load_tokenizer, read_llm_width
+from audiolm.models.qformer import Windows, build_qformer
+from audiolm.models.salmonn import SALMONN, TextOptions
+from audiolm.models.whisper import load_whisper_encoder
+from audiolm.prompts import PromptBook
+
+
+def build_salmonn(
+    config: Any, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> SALMONN:
+    """Build the model from the `model` section and load `ckpt` when it is given.
+
+    Args:
+        config: dataclass, OmegaConf node or dict under the names of `ModelConfig`.
+        device: where the model goes.
+        dtype: of frozen weights; what trains is float32.
+
+    Returns:
+        The model in eval mode.
+
+    Raises:
+        UserError: an unknown option, a path with nothing at it, or weights that do not fit.
+    """
+    options = build_model_config(config)
+    whisper, beats = _build_encoders(options, dtype)
+    tokenizer = load_tokenizer(options.llama_path, options.token)
+    llm = None if options.only_preprocessor else _build_llm(options, tokenizer, device, dtype)
+    llm_width = (
+        read_llm_width(options.llama_path, options.token)
+        if llm is None
+        else llm.get_input_embeddings().embedding_dim
+    )
+    windows = Windows.from_seconds(options.second_per_window, options.second_stride)
+    frame_width = whisper.config.d_model + (beats.embed_dim if beats is not None else 0)
+    qformer, queries, projector = _build_connector(options, windows, frame_width, llm_width)
+    model = SALMONN(
+        whisper,
+        beats,
+        qformer,
+        queries,
+        projector,
+        llm,
+        tokenizer,
+        audio_options=AudioTokenOptions(
+            windows,
+            is_window_level=options.window_level_Qformer or not options.use_speech_Qformer,
+            is_length_aware=options.audio_tokens == "length_aware",
+            is_trimmed=options.whisper_input == "trimmed",
+        ),
+        text_options=TextOptions(
+            max_answer_tokens=options.max_txt_len,
+            end_text=options.end_sym or str(tokenizer.eos_token or ""),
+            prompt_template=options.prompt_template,
+            draws_per_sample=options.multi_prompt,
+        ),
+        prompts=PromptBook.load(options.prompt_path) if options.prompt_path else None,
+        frozen=_frozen_parts(options),
+    )
+    if options.speech_llama_proj_model:
+        load_projector(model, options.speech_llama_proj_model)
+    if options.ckpt:
+        paths = options.ckpt if isinstance(options.ckpt, list) else [options.ckpt]
+        load_checkpoints(model, [Path(path) for path in paths])
+    return model.to(device)
+
+
+def _build_encoders(options: ModelConfig, dtype: torch.dtype) -> tuple[Any, BEATs | None]:
+    """Whisper's encoder, and BEATs when a file is given; in `dtype` where frozen."""
+    whisper = load_whisper_encoder(
+        options.whisper_path,
+        dtype=dtype if options.freeze_whisper else torch.float32,
+        attn_implementation=options.attn_implementation,
+        token=options.token,
+    )
+    if not options.beats_path:
+        return whisper, None
+    beats_dtype = dtype if options.freeze_beats else torch.float32
+    return whisper, BEATs.from_checkpoint(options.beats_path, beats_dtype)
+
+
+def _build_llm(options: ModelConfig, tokenizer: Any, device: Any, dtype: torch.dtype) -> Any:
+    quantization = "nf4" if options.low_resource else options.quantization
+    llm = load_llm(
+        options.llama_path,
+        tokenizer,
+        dtype=dtype if options.freeze_llm else torch.float32,
+        quantization=quantization,
+        attn_implementation=options.attn_implementation,
+        device=device,
+        token=options.token,
+    )
+    adapted = attach_adapter(
+        llm,
+        resolve_adapter(options),
+        rank=options.lora_rank,
+        alpha=options.lora_alpha,
+        dropout=options.lora_dropout,
+        options=options.adapter_options,
+    )
+    if not options.freeze_llm:
+        llm.requires_grad_(True)
+    return adapted
+
+
+def _build_connector(
+    options: ModelConfig, windows: Windows, frame_width: int, llm_width: int
+) -> tuple[nn.Module | None, nn.Parameter | None, nn.Linear]:
+    """Q-Former, its queries, and the projector to the LLM's width."""
+    if not options.use_speech_Qformer:
+        return None, None, nn.Linear(frame_width * windows.length, llm_width)
+    size = options.qformer
+    qformer = build_qformer(
+        hidden_size=size.hidden_size,
+        num_heads=size.num_heads,
+        intermediate_size=size.intermediate_size,
+        num_layers=size.num_layers,
+        frame_width=frame_width,
+    )
+    std = qformer.config.initializer_range
+    shape = (1, options.num_speech_query_token, size.hidden_size)
+    queries = nn.Parameter(torch.randn(shape) * std)
+    return qformer, queries, nn.Linear(size.hidden_size, llm_width)
+
+
+def _frozen_parts(options: ModelConfig) -> frozenset[str]:
+    flags = {
+        "speech_encoder": options.freeze_whisper,
+        "beats": options.freeze_beats,
+        "llama_model": options.freeze_llm,
+        "speech_Qformer": options.freeze_speech_QFormer,
+        "speech_query_tokens": options.freeze_speech_QFormer,
+        "speech_llama_proj": options.freeze_speech_llama_proj,
+    }
+    return frozenset(part for part, is_frozen in flags.items() if is_frozen)

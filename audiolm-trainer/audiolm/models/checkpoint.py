@@ -1,0 +1,208 @@
+"""Checkpoints of the SALMONN family: trained weights only, under SALMONN's key names.
+
+A file is `{"model", "optimizer", "config", "scaler", "epoch"}` or a bare state dict. Reading is
+strict: each key is used, known junk, or an error that lists every bad key. Writing is atomic.
+"""
+
+import os
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from audiolm.errors import UserError
+from audiolm.models.key_names import from_file_key, is_junk, to_file_key
+
+CONNECTOR = ("speech_Qformer.", "speech_query_tokens", "speech_llama_proj.", "ln_")
+ADAPTER_MARKS = {"lora": ".lora_", "vblora": "vblora_", "hra": ".hra_"}
+
+
+@dataclass
+class KeyReport:
+    """What a checkpoint's keys were: module names loaded, and file keys that were not."""
+
+    loaded: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    misshaped: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+    @property
+    def problems(self) -> list[str]:
+        """One phrase per kind of problem; empty when the checkpoint fits."""
+        kinds = ("missing", "unexpected", "misshaped")
+        return [
+            f"{len(keys)} {kind}: {', '.join(keys)}"
+            for kind in kinds
+            if (keys := getattr(self, kind))
+        ]
+
+
+def trainable_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """File key -> tensor of everything that trains, each tensor once."""
+    return {
+        to_file_key(name): parameter.detach()
+        for name, parameter in _unique_parameters(model).items()
+        if parameter.requires_grad
+    }
+
+
+def _unique_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Named parameters without aliases; a shared VB-LoRA bank goes by its shortest name."""
+    shortest: dict[int, str] = {}
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name, parameter in parameters.items():
+        known = shortest.setdefault(id(parameter), name)
+        if "vector_bank" in name and len(name) < len(known):
+            shortest[id(parameter)] = name
+    names = set(shortest.values())
+    return {name: parameter for name, parameter in parameters.items() if name in names}
+
+
+def save_checkpoint(
+    path: Path,
+    model: nn.Module,
+    *,
+    optimizer: Mapping[str, Any] | None = None,
+    config: Mapping[str, Any] | None = None,
+    scaler: Mapping[str, Any] | None = None,
+    epoch: int = 0,
+) -> None:
+    """Write what trains, and the training state, in one atomic step.
+
+    `config` must not hold secrets: it is written as it is.
+    """
+    content = {
+        "model": trainable_state(model),
+        "optimizer": dict(optimizer or {}),
+        "config": dict(config or {}),
+        "scaler": dict(scaler) if scaler else None,
+        "epoch": epoch,
+    }
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The file's content; a bare state dict comes back under "model".
+
+    Raises:
+        UserError: no such file, not a torch file, or one that would run code when read.
+    """
+    if not path.is_file():
+        raise UserError(f"model.ckpt: no file at {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, ValueError, pickle.UnpicklingError, EOFError) as error:
+        if "weights_only" in str(error) or isinstance(error, pickle.UnpicklingError):
+            why = "it holds more than tensors and plain values, or is no torch file"
+        else:
+            why = str(error).splitlines()[0]
+        raise UserError(f"model.ckpt: {path} cannot be read as a checkpoint: {why}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"model.ckpt: {path} holds a {type(content).__name__}, not a state dict")
+    if not isinstance(content.get("model"), dict):
+        content = {"model": content}
+    return content
+
+
+def load_checkpoints(model: nn.Module, paths: Sequence[Path]) -> KeyReport:
+    """Read files in order into the model; together they must hold everything that was trained.
+
+    Raises:
+        UserError: a key that is missing, unexpected or of the wrong shape; all are listed.
+    """
+    report = KeyReport()
+    for path in paths:
+        _load_state(model, read_checkpoint(path)["model"], report)
+    required = {
+        name
+        for name, parameter in _unique_parameters(model).items()
+        if parameter.requires_grad or name.startswith(CONNECTOR)
+    }
+    report.missing = sorted(to_file_key(name) for name in required - set(report.loaded))
+    if report.problems:
+        where = ", ".join(str(path) for path in paths)
+        hints = "".join(f"; {hint}" for hint in _explain(model, report))
+        raise UserError(f"model.ckpt: {where} does not fit{hints}; {'; '.join(report.problems)}")
+    return report
+
+
+def _load_state(model: nn.Module, state: Mapping[str, Any], report: KeyReport) -> None:
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    unique = {id(p): name for name, p in _unique_parameters(model).items()}
+    targets = {**dict(model.named_buffers()), **parameters}
+    for key, value in state.items():
+        name = from_file_key(key)
+        target = targets.get(name)
+        is_frozen = name in parameters and not parameters[name].requires_grad
+        if is_junk(key) and (target is None or is_frozen):
+            report.ignored.append(key)
+        elif target is None or not isinstance(value, torch.Tensor):
+            report.unexpected.append(key)
+        elif target.shape != value.shape:
+            shapes = f"file {tuple(value.shape)}, model {tuple(target.shape)}"
+            report.misshaped.append(f"{key} ({shapes})")
+        else:
+            with torch.no_grad():
+                target.copy_(value)
+            report.loaded.append(unique.get(id(target), name))
+
+
+def _explain(model: nn.Module, report: KeyReport) -> list[str]:
+    """What the bad keys mean together, most useful first."""
+    hints = []
+    names = [name for name, _ in model.named_parameters()]
+    offered = _adapter_kind(report.unexpected)
+    expected = _adapter_kind(names)
+    if offered and offered != expected:
+        hints.append(
+            f"the file holds {offered} weights, the model has adapter {expected or 'none'}: "
+            f"set model.adapter: {offered}"
+        )
+    causes = (
+        ("speech_query_tokens", "num_speech_query_token (Nq) or qformer.hidden_size disagrees"),
+        ("crossattention.self.key.weight", "the encoders' width (W) disagrees: Whisper, BEATs"),
+        ("speech_llama_proj.weight", "the LLM's width (H) disagrees: model.llama_path"),
+        ("lora_A", "lora_rank or the LLM's width disagrees"),
+        ("intermediate_query", "qformer sizes disagree"),
+        ("speech_encoder.conv1.weight", "mel bins or Whisper's width disagree"),
+    )
+    for mark, cause in causes:
+        shapes = [key for key in report.misshaped if mark in key]
+        if shapes:
+            hints.append(f"{cause}: {shapes[0]}")
+    return hints
+
+
+def _adapter_kind(names: Sequence[str]) -> str:
+    """lora, vblora, hra, or empty, by what the names contain."""
+    kinds = (kind for kind in ("vblora", "hra", "lora"))
+    return next((k for k in kinds if any(ADAPTER_MARKS[k] in name for name in names)), "")
+
+
+def load_projector(model: nn.Module, path: str) -> None:
+    """Load `speech_llama_proj_model`: a file with the projector's weight and bias.
+
+    Raises:
+        UserError: no such file, or weights of another shape.
+    """
+    state = read_checkpoint(Path(path))["model"]
+    projector = model.get_submodule("speech_llama_proj")
+    wanted = {key.rpartition(".")[2]: value for key, value in state.items() if "llama_proj" in key}
+    try:
+        projector.load_state_dict(wanted or state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"model.speech_llama_proj_model: {path} does not fit: {reason}") from error

@@ -1,0 +1,191 @@
+"""The language model: any causal LLM, its tokenizer, quantisation and adapters.
+
+Nothing outside this module knows which LLM it is or how its adapter works.
+"""
+
+from typing import Any
+
+import peft
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from audiolm.errors import UserError
+from audiolm.models.pretrained import explained_errors, load_pretrained
+
+PAD_TOKEN = "[PAD]"
+ATTENTION_PROJECTIONS = ["q_proj", "v_proj"]
+ALL_PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def load_tokenizer(path: str, token: str = "") -> PreTrainedTokenizerBase:
+    """The LLM's tokenizer; one without a padding token gets `[PAD]`, as in SALMONN."""
+    with explained_errors("model.llama_path", path):
+        tokenizer = AutoTokenizer.from_pretrained(
+            path, token=token or None, clean_up_tokenization_spaces=False
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
+    return tokenizer
+
+
+def read_llm_width(path: str, token: str = "") -> int:
+    """The LLM's hidden size, from its configuration alone."""
+    with explained_errors("model.llama_path", path):
+        config = AutoConfig.from_pretrained(path, token=token or None)
+    return config.get_text_config().hidden_size
+
+
+def load_llm(
+    path: str,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    dtype: torch.dtype = torch.float32,
+    quantization: str = "none",
+    attn_implementation: str = "auto",
+    device: torch.device | str = "cpu",
+    token: str = "",
+) -> PreTrainedModel:
+    """Load the LLM, frozen, with an embedding row for the tokenizer's padding token.
+
+    `quantization` int8 or nf4 goes through bitsandbytes and places the weights on `device`.
+
+    Raises:
+        UserError: no such model, or bitsandbytes is missing.
+    """
+    arguments: dict[str, Any] = {}
+    if quantization != "none":
+        arguments["quantization_config"] = _quantization_config(quantization, dtype)
+        arguments["device_map"] = {"": device}
+    llm = load_pretrained(
+        AutoModelForCausalLM,
+        path,
+        option="model.llama_path",
+        dtype=dtype,
+        attn_implementation=attn_implementation,
+        token=token,
+        **arguments,
+    )
+    _add_padding_row(llm, tokenizer)
+    own = llm.generation_config
+    assert own is not None
+    llm.generation_config = GenerationConfig(  # without the sampling that chat models come with
+        bos_token_id=own.bos_token_id, eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id
+    )
+    return llm.requires_grad_(False)
+
+
+def _quantization_config(quantization: str, dtype: torch.dtype) -> BitsAndBytesConfig:
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"model.quantization: {quantization} needs bitsandbytes; pip install bitsandbytes"
+        ) from error
+    if quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
+    )
+
+
+def _add_padding_row(llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Grow the embeddings when the padding token has no row: the float32 mean of the others."""
+    embeddings = llm.get_input_embeddings()
+    assert isinstance(embeddings, nn.Embedding)
+    old_size = embeddings.num_embeddings
+    if len(tokenizer) <= old_size:
+        return
+    llm.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    for table in (llm.get_input_embeddings(), llm.get_output_embeddings()):
+        weight = getattr(table, "weight", None)
+        assert isinstance(weight, torch.Tensor)
+        with torch.no_grad():
+            weight[old_size:] = weight[:old_size].float().mean(0).to(weight.dtype)
+
+
+def attach_adapter(
+    llm: PreTrainedModel,
+    adapter: str,
+    *,
+    rank: int = 8,
+    alpha: int = 32,
+    dropout: float = 0.1,
+    options: dict[str, Any] | None = None,
+) -> nn.Module:
+    """Wrap the LLM with a peft adapter: lora, dora, vblora, hra, or none (the LLM itself).
+
+    `options` go to peft's configuration class and win over the other arguments.
+
+    Raises:
+        UserError: an option peft does not have, or target modules this LLM does not have.
+    """
+    if adapter == "none":
+        return llm
+    config_class, defaults = _adapter_defaults(adapter, rank, alpha, dropout)
+    arguments = {"task_type": "CAUSAL_LM", **defaults, **(options or {})}
+    try:
+        model = peft.get_peft_model(llm, config_class(**arguments))
+    except (TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"model.adapter {adapter}, adapter_options {options}: {reason}") from error
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return model
+
+
+def _adapter_defaults(
+    adapter: str, rank: int, alpha: int, dropout: float
+) -> tuple[Any, dict[str, Any]]:
+    """peft's configuration class and the settings the SALMONN family uses with it."""
+    if adapter in ("lora", "dora"):
+        return peft.LoraConfig, {
+            "r": rank,
+            "lora_alpha": alpha,
+            "lora_dropout": dropout,
+            "target_modules": ATTENTION_PROJECTIONS,
+            "use_dora": adapter == "dora",
+        }
+    if adapter == "vblora":
+        return peft.VBLoRAConfig, {
+            "r": rank,
+            "vblora_dropout": dropout,
+            "vector_length": 256,
+            "num_vectors": 256,
+            "topk": 2,
+            "target_modules": ATTENTION_PROJECTIONS,
+        }
+    if adapter == "hra":
+        return peft.HRAConfig, {"r": 2, "target_modules": ALL_PROJECTIONS}
+    raise UserError(f"model.adapter: {adapter!r} is none of lora, dora, vblora, hra, none")
+
+
+def set_adapter_training(llm: nn.Module, mode: bool) -> None:
+    """Put the frozen LLM in eval mode and only its adapter layers (dropout) in `mode`."""
+    llm.eval()
+    for module in llm.modules():
+        if isinstance(module, BaseTunerLayer) and isinstance(module, nn.Module):
+            module.train(mode)
+            base_layer = getattr(module, "base_layer", None)
+            if isinstance(base_layer, nn.Module):
+                base_layer.eval()
+
+
+def stop_token_ids(llm: nn.Module, tokenizer: PreTrainedTokenizerBase, end_text: str) -> list[int]:
+    """Every token that ends an answer: the LLM's own, and the end symbol's when it is one token."""
+    own = llm.generation_config.eos_token_id  # type: ignore[union-attr]
+    ids = [*(own if isinstance(own, list) else [own]), tokenizer.eos_token_id]
+    end_ids = tokenizer(end_text, add_special_tokens=False).input_ids if end_text else []
+    if len(end_ids) == 1:
+        ids += end_ids
+    return list(dict.fromkeys(i for i in ids if i is not None))

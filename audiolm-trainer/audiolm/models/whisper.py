@@ -1,0 +1,87 @@
+"""The Whisper encoder: log-mel in, 50 Hz hidden states out. The decoder is never built.
+
+Letters: B clips, M mel bins, T encoder frames (50 per second), C encoder width.
+"""
+
+import torch
+from torch import nn
+from transformers import WhisperConfig
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from audiolm.models.pretrained import load_pretrained
+
+FRAMES_PER_SECOND = 50  # encoder frames; two mel frames each
+SAMPLES_PER_FRAME = 320  # at 16 kHz
+MEL_PER_FRAME = 2
+
+
+def load_whisper_encoder(
+    path: str,
+    *,
+    dtype: torch.dtype = torch.float32,
+    attn_implementation: str = "auto",
+    token: str = "",
+) -> WhisperEncoder:
+    """Load the encoder half of a Whisper folder or hub id, in eval mode.
+
+    Raises:
+        UserError: `path` is neither a Whisper folder nor a hub id that can be fetched.
+    """
+    encoder = load_pretrained(
+        WhisperEncoder,
+        path,
+        option="model.whisper_path",
+        dtype=dtype,
+        attn_implementation=attn_implementation,
+        token=token,
+        config_class=WhisperConfig,
+        key_mapping={r"^(model\.)?encoder\.": ""},
+    )
+    return encoder.eval()
+
+
+def encode_padded(encoder: WhisperEncoder, spectrogram: torch.Tensor) -> torch.Tensor:
+    """(B, M, 3000) -> (B, 1500, C): Whisper as it was trained, silence included."""
+    return encoder(spectrogram.to(encoder.conv1.weight.dtype)).last_hidden_state
+
+
+def encode_trimmed(
+    encoder: WhisperEncoder, spectrogram: torch.Tensor, num_frames: torch.Tensor
+) -> torch.Tensor:
+    """Encode only the first `num_frames[i]` frames of clip i; later frames come out as zeros.
+
+    Position embeddings are cut to the length. Each clip attends to its own frames only, and the
+    convolutions see zeros after its end, so the result does not depend on the other clips.
+
+    spectrogram (B, M, 3000), num_frames (B,) -> (B, max(num_frames), C)
+    """
+    longest = int(num_frames.max())
+    is_mixed = bool((num_frames < longest).any())
+    positions = torch.arange(longest, device=spectrogram.device)
+    is_real = positions < num_frames[:, None]  # (B, T)
+
+    mel = spectrogram[:, :, : MEL_PER_FRAME * longest].to(encoder.conv1.weight.dtype)
+    is_real_mel = is_real.repeat_interleave(MEL_PER_FRAME, dim=1)[:, None]  # (B, 1, 2T)
+    if is_mixed:
+        mel = mel * is_real_mel
+    hidden = nn.functional.gelu(encoder.conv1(mel))
+    if is_mixed:
+        hidden = hidden * is_real_mel
+    hidden = nn.functional.gelu(encoder.conv2(hidden))
+    hidden = hidden.transpose(1, 2) + encoder.embed_positions(positions)  # (B, T, C)
+
+    mask = _key_mask(encoder, is_real, hidden.dtype) if is_mixed else None
+    for layer in encoder.layers:
+        hidden = layer(hidden, mask)
+    hidden = encoder.layer_norm(hidden)
+    return hidden * is_real[:, :, None] if is_mixed else hidden
+
+
+def _key_mask(encoder: WhisperEncoder, is_real: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The mask a layer's attention takes: additive (B, 1, T, T), or (B, T) for flash attention."""
+    if "flash" in (encoder.config._attn_implementation or ""):
+        return is_real
+    num_frames = is_real.shape[1]
+    mask = torch.zeros(is_real.shape, dtype=dtype, device=is_real.device)
+    mask = mask.masked_fill(~is_real, torch.finfo(dtype).min)
+    return mask[:, None, None, :].expand(-1, 1, num_frames, -1)

@@ -1,0 +1,95 @@
+"""Where a run's numbers go: `log.jsonl` always; TensorBoard and W&B when asked for.
+
+Neither asks a question: without a W&B key in the environment the run is logged offline.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from audiolm.config import Config
+from audiolm.config_file import plain_config, save_config
+from audiolm.data.batches import AudioTally
+from audiolm.errors import UserError
+from audiolm.training.run_folder import create_run_folder
+
+WANDB_PROJECT = "audio_lm"
+
+
+def open_run(config: Config) -> tuple[Path, "RunLog"]:
+    """Make the run's folder, save the configuration in it and open the log."""
+    folder = create_run_folder(config.run.output_dir, config.run.exp_name)
+    save_config(config, folder / "config.yaml")
+    log = RunLog(folder, config.run.loggers, config.run.exp_name, plain_config(config))
+    return folder, log
+
+
+class RunLog:
+    """Appends one JSON object per event to `log.jsonl`, flushed at once, and to the loggers."""
+
+    def __init__(
+        self, folder: Path, loggers: Sequence[str], exp_name: str, config: Mapping[str, Any]
+    ) -> None:
+        self._folder = folder
+        self._file = (folder / "log.jsonl").open("a", encoding="utf-8")
+        self._tensorboard = _open_tensorboard(folder) if "tensorboard" in loggers else None
+        self._wandb = _open_wandb(folder, exp_name, config) if "wandb" in loggers else None
+
+    def write(self, event: str, step: int, values: Mapping[str, Any]) -> None:
+        """Record an event (`train`, `valid`, ...) at an optimiser step."""
+        self._file.write(json.dumps({"event": event, "step": step, **values}) + "\n")
+        self._file.flush()
+        numbers = {
+            f"{event}/{name}": value
+            for name, value in values.items()
+            if isinstance(value, (int, float))
+        }
+        if self._tensorboard is not None:
+            for name, value in numbers.items():
+                self._tensorboard.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(numbers, step=step)
+
+    def finish(
+        self, validations: Sequence[Mapping[str, Any]], train: AudioTally, valid: AudioTally
+    ) -> None:
+        """Write `summary.json`, which only a finished run has, and close every logger."""
+        summary = {
+            "validations": list(validations),
+            "train_audio": train.describe(),
+            "valid_audio": valid.describe(),
+            "skipped": [asdict(clip) for clip in train.skipped + valid.skipped],
+        }
+        self._folder.joinpath("summary.json").write_text(json.dumps(summary, indent=1))
+        self._file.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def _open_tensorboard(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UserError("run.loggers: tensorboard needs: pip install tensorboard") from error
+    return SummaryWriter(str(folder / "tensorboard"))
+
+
+def _open_wandb(folder: Path, exp_name: str, config: Mapping[str, Any]) -> Any:
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError("run.loggers: wandb needs: pip install wandb") from error
+    has_key = "WANDB_API_KEY" in os.environ or (Path.home() / ".netrc").exists()
+    mode = os.environ.get("WANDB_MODE") or ("online" if has_key else "offline")
+    return wandb.init(
+        project=WANDB_PROJECT,
+        name=exp_name,
+        dir=str(folder),
+        config=dict(config),
+        mode=mode,  # type: ignore[arg-type]
+    )

@@ -1,0 +1,65 @@
+"""Write a random Whisper folder, BEATs file and Llama folder, in the formats of the real ones.
+
+    python scripts/make_nano_stack.py -o demo/stack --texts demo/texts.txt [--seed 0] [--size nano]
+
+`--texts` holds one sentence per line; the tokenizer is trained on them. A folder that already holds
+the same stack is left as it is.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "audiolm-trainer"))
+
+from audiolm.errors import UserError, run_command
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Parse the command line, write the stack, say where it is."""
+    options = build_parser().parse_args(arguments)
+    texts_path = Path(options.texts)
+    if not texts_path.is_file():
+        raise UserError(
+            f"--texts: no such file: {texts_path}; give a file with one sentence per line"
+        )
+    texts = [line for line in texts_path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not texts:
+        raise UserError(f"--texts: {texts_path} is empty; it should hold one sentence per line")
+
+    from audiolm.models.random_stack import STACK_SIZES, build_random_stack
+
+    paths = build_random_stack(
+        options.output_dir,
+        STACK_SIZES[options.size],
+        texts=texts,
+        seed=options.seed,
+        init=options.init,
+    )
+    for name, path in vars(paths).items():
+        print(f"{name}: {path}")
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("-o", "--output-dir", required=True, help="folder to write")
+    parser.add_argument("--texts", required=True, help="text file, one sentence per line")
+    parser.add_argument("--seed", type=int, default=0, help="of the random weights (0)")
+    parser.add_argument("--size", choices=("tiny", "nano", "midsize"), default="nano")
+    parser.add_argument(
+        "--init",
+        choices=("fan_in", "default"),
+        default="fan_in",
+        help="fan_in can be trained from scratch; default is the libraries' std 0.02",
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+if __name__ == "__main__":
+    run_command(main)
