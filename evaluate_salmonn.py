@@ -80,10 +80,10 @@ def choose_mode(args: argparse.Namespace) -> str:
         raise UserError(f"--task {args.task} is unknown: choose --mode out of {choices}")
     if args.mode is None and args.task is None:
         raise UserError(f"no --mode: choose one of {choices}")
-    task = args.task or args.mode.rpartition("_")[2]
-    mode = args.mode or f"valid_{task}"
-    if not mode.endswith(task):
-        raise UserError(f"--task {task} and --mode {mode} disagree: leave --task out")
+    mode: str = args.mode or f"valid_{args.task}"
+    task = mode.rpartition("_")[2]
+    if args.task not in (None, task):
+        raise UserError(f"--task {args.task} and --mode {mode} disagree: leave --task out")
     if args.skip_scoring:
         mode = f"submission_{task}"
     if args.task is not None or args.skip_scoring:

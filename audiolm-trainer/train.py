@@ -42,22 +42,24 @@ REQUIRED_PATHS = (
 
 def main(arguments: Sequence[str]) -> int:
     """1. Configuration, and what to do with it."""
-    from audiolm.config_file import dump_config, load_config
+    from audiolm.config_file import dump_config, load_config, resolve_input_paths
 
     args = parse_arguments(arguments)
-    required = () if args.print_config else PROMPTS if args.dryrun else REQUIRED_PATHS
-    config = load_config(args.cfg_path, args.options, required)
+    config = load_config(args.cfg_path, args.options)
+    config_dir = Path(args.cfg_path).resolve().parent
     if args.print_config:
         print(dump_config(config), end="")
     elif args.dryrun:
         from audiolm.training.dryrun import dry_run
 
+        resolve_input_paths(config, config_dir, PROMPTS)
         print(dry_run(config, train))
     elif config.run.evaluate:
         from audiolm.evaluation.pipeline import evaluate_test_set
 
         evaluate_test_set(config)
     else:
+        resolve_input_paths(config, config_dir, REQUIRED_PATHS)
         train(config)
     return 0
 

@@ -1,19 +1,24 @@
 """Write a random Whisper folder, BEATs file and Llama folder, in the formats of the real ones.
 
-    python scripts/make_nano_stack.py -o demo/stack --texts demo/texts.txt [--seed 0] [--size nano]
+    python scripts/make_nano_stack.py -o demo/stack --texts demo/corpus/texts.txt \
+        --prompts audiolm-trainer/prompts/train_prompt.json --tasks asr audiocaption_v2
 
-`--texts` holds one sentence per line; the tokenizer is trained on them. A folder that already holds
-the same stack is left as it is.
+`--texts` holds one sentence per line; the tokenizer is trained on them, each behind a prompt of
+`--tasks` in turn, so that prompts cost few tokens. A folder that already holds the same stack is
+left as it is.
 """
 
 import argparse
+import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "audiolm-trainer"))
 
+from audiolm.config import ModelConfig
 from audiolm.errors import UserError, run_command
+from audiolm.prompts import PromptBook, apply_template
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -27,6 +32,11 @@ def main(arguments: Sequence[str]) -> int:
     texts = [line for line in texts_path.read_text(encoding="utf-8").splitlines() if line.strip()]
     if not texts:
         raise UserError(f"--texts: {texts_path} is empty; it should hold one sentence per line")
+
+    prompts = read_prompts(options.prompts, options.tasks)
+    texts = [
+        f"{prompt}{text}" for prompt, text in zip(itertools.cycle(prompts), texts, strict=False)
+    ]
 
     from audiolm.models.random_stack import STACK_SIZES, build_random_stack
 
@@ -42,6 +52,17 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
+def read_prompts(paths: Sequence[str], tasks: Sequence[str]) -> list[str]:
+    """The templated prompts of the tasks in all prompt files; without files, one empty prompt."""
+    prompts = [
+        apply_template(ModelConfig.prompt_template, sentence) + "\n"
+        for path in paths
+        for task in tasks
+        for sentence in PromptBook.load(path).choices(task)
+    ]
+    return prompts or [""]
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     parser = argparse.ArgumentParser(
@@ -49,6 +70,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-o", "--output-dir", required=True, help="folder to write")
     parser.add_argument("--texts", required=True, help="text file, one sentence per line")
+    parser.add_argument("--prompts", nargs="+", default=[], help="prompt files (JSON)")
+    parser.add_argument("--tasks", nargs="+", default=["asr"], help="tasks of the prompt files")
     parser.add_argument("--seed", type=int, default=0, help="of the random weights (0)")
     parser.add_argument("--size", choices=("tiny", "nano", "midsize"), default="nano")
     parser.add_argument(

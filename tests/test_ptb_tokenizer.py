@@ -57,10 +57,10 @@ People talk; no. 5 is called, fig. 2 is shown, vs. nothing.
 
 VOCABULARY = """
 a an the dog dogs barks barking while rain falls on roof man woman people speaks loudly then door
-closes engine idling revs car by high-pitched background someone types keyboard water drips into sink
-footsteps gravel birds chirp wind blows microphone bell rings twice clock tick-tock music plays baby
-cries laughing crowd cheering siren vehicle train whistle splash thunder helicopter motorcycle tires
-gunshots cat meows sheep duck quacks bees buzz snoring sneezes hiccups sewing machine drill sawing
+closes engine idling revs car by high-pitched background someone types keyboard water drips into
+sink footsteps gravel birds chirp wind blows microphone bell rings twice clock tick-tock music plays
+baby cries laughing crowd cheering siren vehicle train whistle splash thunder helicopter motorcycle
+tires gunshots cat meows sheep duck quacks bees buzz snoring sneezes hiccups sewing machine drill
 don't can't isn't dog's man's dogs' it's they're we've he'll she'd o'clock 5 10 two 1,000 2.5 10:30
 1st 90's 50% and/or x-ray U.S. TV p.m. Mr. St. cannot gonna 20-foot 3-second
 """.split()

@@ -185,6 +185,11 @@ INPUT_PATHS: tuple[str, ...] = (
     "datasets.test_ann_path_aac",
     "datasets.whisper_path",
 )
+# Paths that are read, when they are set, along with one that must be there.
+READ_ALONG: dict[str, tuple[str, ...]] = {
+    "model.llama_path": ("model.beats_path", "model.ckpt", "model.speech_llama_proj_model"),
+    "datasets.train_ann_path": ("datasets.prefix", "datasets.whisper_path"),
+}
 HUB_PATHS = ("model.llama_path", "model.whisper_path", "datasets.whisper_path")
 
 # Other spellings in users' files.
@@ -198,15 +203,3 @@ RETIRED: dict[str, str] = {
     "run.world_size": "torchrun --nproc_per_node",
     "run.dist_url": "torchrun's own rendezvous",
 }
-
-
-def resolve_adapter(model: ModelConfig) -> str:
-    """The adapter's name: lora, dora, vblora, hra or none.
-
-    `adapter` true means hra, a name means itself; unset or false leaves it to `lora`.
-    """
-    if isinstance(model.adapter, str):
-        return model.adapter
-    if model.adapter:
-        return "hra"
-    return "lora" if model.lora else "none"

@@ -33,7 +33,7 @@ def load_config(
 
     A relative path is looked for from the current directory, then from the file's folder.
     `required` names the path options that the caller is about to read (`"model.whisper_path"`);
-    the others may point to nothing.
+    with them must exist, when set, those in `config.READ_ALONG`. Others may point to nothing.
 
     Raises:
         UserError: missing or malformed file, unknown or ill-typed option, missing required path.
@@ -172,9 +172,10 @@ def resolve_input_paths(config: Config, config_dir: Path, required: Sequence[str
     """Make the input paths that exist absolute, in place.
 
     Raises:
-        UserError: one of `required` is empty, or exists neither here nor beside the file and
-            cannot be a hub id.
+        UserError: one of `required` is empty; or one of them, or of what is read along with them
+            (`config.READ_ALONG`), exists neither here nor beside the file and cannot be a hub id.
     """
+    read = {*required, *(key for first in required for key in options.READ_ALONG.get(first, ()))}
     for key in options.INPUT_PATHS:
         section, name = key.split(".")
         holder = getattr(config, section)
@@ -182,13 +183,13 @@ def resolve_input_paths(config: Config, config_dir: Path, required: Sequence[str
         if key in required and not value:
             raise UserError(f"{key} is not set; give it in the file or with --options {key}=PATH")
         if isinstance(value, list):
-            resolved: Any = [_resolve(key, str(item), config_dir, required) for item in value]
+            resolved: Any = [_resolve(key, str(item), config_dir, key in read) for item in value]
         else:
-            resolved = _resolve(key, str(value), config_dir, required) if value else value
+            resolved = _resolve(key, str(value), config_dir, key in read) if value else value
         setattr(holder, name, resolved)
 
 
-def _resolve(key: str, value: str, config_dir: Path, required: Sequence[str]) -> str:
+def _resolve(key: str, value: str, config_dir: Path, must_exist: bool) -> str:
     places = [Path(value).expanduser()]
     if not places[0].is_absolute():
         places = [Path.cwd() / value, config_dir / value]
@@ -196,7 +197,7 @@ def _resolve(key: str, value: str, config_dir: Path, required: Sequence[str]) ->
         if place.exists():
             return str(place)
     is_hub_id = key in options.HUB_PATHS and re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", value)
-    if key in required and not is_hub_id:
+    if must_exist and not is_hub_id:
         looked = " or ".join(str(place) for place in dict.fromkeys(places))
         raise UserError(f"{key}: nothing at {looked}; correct the path (it was '{value}')")
     return value

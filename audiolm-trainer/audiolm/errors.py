@@ -5,7 +5,9 @@ is allowed, and where. Everything else that is raised is a defect of ours and ke
 """
 
 import logging
+import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -20,8 +22,7 @@ def run_command(main: Callable[[Sequence[str]], int]) -> NoReturn:
     A `UserError` or an operating system error becomes one line on stderr and exit status 2;
     `--debug` among the arguments shows the traceback instead. Ctrl-C exits with 130.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it mentions each optional kernel
+    _quiet_the_screen()
     arguments = sys.argv[1:]
     is_debug = "--debug" in arguments
     try:
@@ -36,6 +37,17 @@ def run_command(main: Callable[[Sequence[str]], int]) -> NoReturn:
         status = 2
     sys.stdout.flush()
     sys.exit(status)
+
+
+def _quiet_the_screen() -> None:
+    """Warnings for the user once, from the first process; none of our libraries' own affairs."""
+    is_first = os.environ.get("RANK", "0") == "0"
+    logging.basicConfig(
+        level=logging.WARNING if is_first else logging.ERROR, format="%(levelname)s: %(message)s"
+    )
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it mentions each optional kernel
+    for module in ("transformers", "peft", "accelerate", "torch"):
+        warnings.filterwarnings("ignore", category=FutureWarning, module=module)
 
 
 def _one_line(error: Exception) -> str:

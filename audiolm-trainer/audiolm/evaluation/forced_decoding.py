@@ -22,7 +22,7 @@ class DecodeState:
 
     Attributes:
         ids: (B, n) new token ids so far.
-        cache: keys and values of every position read so far; `None` ids of it are ours.
+        cache: keys and values of every position read so far, as the LLM made it.
         attention_mask: (B, S + N), 1 = real; the new positions are all real.
         positions: (B, 1) position of the last id.
     """

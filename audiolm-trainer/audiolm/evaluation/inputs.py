@@ -12,18 +12,22 @@ from audiolm.errors import UserError
 from audiolm.prompts import PromptBook, apply_template, split_at_marker
 
 
-def find_annotation_option(config: Config, mode: str) -> str:
-    """The option that names the annotation of a mode: its own one, or the one for both.
+def find_annotation(config: Config, mode: str) -> tuple[str, str]:
+    """The option that names a mode's annotation, and its value: the mode's own, or the common one.
 
     Raises:
         UserError: neither is set.
     """
-    own = f"test_ann_path_{mode.rpartition('_')[2]}"
-    for name in (own, "test_ann_path"):
-        if getattr(config.datasets, name):
-            return f"datasets.{name}"
+    datasets = config.datasets
+    task = mode.rpartition("_")[2]
+    own_paths = {"asr": datasets.test_ann_path_asr, "aac": datasets.test_ann_path_aac}
+    own_option = f"datasets.test_ann_path_{task}"
+    if own_paths[task]:
+        return own_option, own_paths[task]
+    if datasets.test_ann_path:
+        return "datasets.test_ann_path", datasets.test_ann_path
     raise UserError(
-        f"datasets.{own} is not set; give it in the file or with --options datasets.{own}=PATH "
+        f"{own_option} is not set; give it in the file or with --options {own_option}=PATH "
         "(or datasets.test_ann_path for both tasks)"
     )
 
@@ -39,7 +43,7 @@ def list_required_paths(config: Config, mode: str) -> list[str]:
         "datasets.whisper_path": config.datasets.whisper_path,
     }
     given = [name for name, value in if_set.items() if value]
-    return [*always, *given, find_annotation_option(config, mode)]
+    return [*always, *given, find_annotation(config, mode)[0]]
 
 
 def find_score_kind(task: str) -> str:

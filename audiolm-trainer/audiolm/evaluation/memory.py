@@ -6,6 +6,7 @@ In: a model, a cache, a device. Out: bytes. What cannot be measured is None, nev
 import ctypes
 import gc
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ CLEAR_REFS_PATH = Path("/proc/self/clear_refs")
 RESET_PEAK = "5"  # see proc(5): sets the peak resident size back to the current one
 # The kernel adds up resident pages per thread and lags behind by up to 64 pages of each.
 COUNTER_SLACK_BYTES = 4 * 2**20
-PARTS = ("whisper", "beats", "qformer_and_projector", "llm", "adapters")
+PARTS: tuple[str, ...] = ("whisper", "beats", "qformer_and_projector", "llm", "adapters")
 
 
 def measure_weights(model: nn.Module) -> dict[str, int]:
@@ -30,14 +31,18 @@ def measure_weights(model: nn.Module) -> dict[str, int]:
     Every tensor has its real type and counts once, whoever shares it. A vector bank that adapters
     of all layers share is one tensor. `model` has SALMONN's attribute names.
     """
-    sizes = dict.fromkeys(PARTS, 0)
-    seen: set[tuple[Any, int, int]] = set()
-    for name, tensor in _iterate_tensors(model):
-        place = (tensor.device, tensor.data_ptr(), tensor.nbytes)
-        if place not in seen:
-            seen.add(place)
-            sizes[_find_part(name)] += tensor.nbytes
+    sizes: dict[str, int] = dict.fromkeys(PARTS, 0)
+    for name, tensor in _iterate_unique_tensors(model):
+        sizes[_find_part(name)] += tensor.nbytes
     return {**sizes, "total": sum(sizes.values())}
+
+
+def measure_weights_by_type(model: nn.Module) -> dict[str, int]:
+    """The same bytes by number type, largest first: `{"float16": ..., "float32": ...}`."""
+    sizes: Counter[str] = Counter()
+    for _, tensor in _iterate_unique_tensors(model):
+        sizes[str(tensor.dtype).removeprefix("torch.")] += tensor.nbytes
+    return dict(sizes.most_common())
 
 
 def _find_part(name: str) -> str:
@@ -49,6 +54,15 @@ def _find_part(name: str) -> str:
         return "beats"
     assert name.startswith("llama_model."), name
     return "adapters" if any(mark in name for mark in ADAPTER_MARKS.values()) else "llm"
+
+
+def _iterate_unique_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    seen: set[tuple[Any, int, int]] = set()
+    for name, tensor in _iterate_tensors(model):
+        place = (tensor.device, tensor.data_ptr(), tensor.nbytes)
+        if place not in seen:
+            seen.add(place)
+            yield name, tensor
 
 
 def _iterate_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

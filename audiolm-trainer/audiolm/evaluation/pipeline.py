@@ -38,7 +38,7 @@ from audiolm.evaluation.inputs import (
     build_prompts,
     check_audio_files,
     choose_row_ids,
-    find_annotation_option,
+    find_annotation,
     find_score_kind,
 )
 from audiolm.evaluation.predictions import Prediction, PredictionFile, predict
@@ -94,7 +94,7 @@ def evaluate(
         UserError: anything wrong with options, annotation, prompts, weights or audio.
     """
     csv_path = submission_path(mode, root)
-    annotation_path = getattr(config.datasets, find_annotation_option(config, mode).split(".")[1])
+    _, annotation_path = find_annotation(config, mode)
     is_scored = mode.startswith("valid_")
     clips = load_annotation(
         annotation_path, require_text=is_scored, require_testset_id=not is_scored
@@ -153,7 +153,7 @@ def _run(
     config: Config,
     annotation_path: str,
     clips: Sequence[Clip],
-    parts: dict[str, Sequence[Clip]],
+    parts: dict[str, list[Clip]],
     csv_path: Path,
     record: dict[str, Any],
 ) -> EvaluationResult:
@@ -235,7 +235,7 @@ def _skips_bad(config: Config) -> bool:
 
 
 def _score(
-    parts: dict[str, Sequence[Clip]], texts: Sequence[str]
+    parts: dict[str, list[Clip]], texts: Sequence[str]
 ) -> tuple[list[str], dict[str, float]]:
     lines: list[str] = []
     values: dict[str, float] = {}

@@ -20,6 +20,7 @@ import torch
 from audiolm.audio.loading import SAMPLE_RATE_HZ
 from audiolm.data.annotations import Clip
 from audiolm.data.batches import AudioTally
+from audiolm.data.dataset import SkippedClip
 from audiolm.models.device import move_to
 from audiolm.models.salmonn import SALMONN
 
@@ -75,13 +76,12 @@ def predict(
     """
     for samples in batches:
         tally.add(samples)
-        yield [
-            *_decode(model, samples, clips, prompts, generate_cfg, device),
-            *(
-                _describe(clips[clip.index], prompts[clip.index], skipped=clip.reason)
-                for clip in samples["skipped"]
-            ),
-        ]
+        predictions = _decode(model, samples, clips, prompts, generate_cfg, device)
+        skipped: list[SkippedClip] = samples["skipped"]
+        for clip in skipped:
+            reason = clip.reason
+            predictions.append(_describe(clips[clip.index], prompts[clip.index], skipped=reason))
+        yield predictions
 
 
 def _decode(
@@ -92,7 +92,7 @@ def _decode(
     generate_cfg: Any,
     device: torch.device,
 ) -> list[Prediction]:
-    indices = samples["index"]
+    indices: list[int] = samples["index"]
     if not indices:
         return []  # every clip of the batch was skipped
     started = time.perf_counter()

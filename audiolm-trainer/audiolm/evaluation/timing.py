@@ -42,7 +42,8 @@ class PhaseClock:
         """Length of each phase, in order."""
         starts = [self._start, *self._ends.values()]
         return {
-            name: end - start for start, (name, end) in zip(starts, self._ends.items(), strict=False)
+            name: end - start
+            for start, (name, end) in zip(starts, self._ends.items(), strict=False)
         }
 
     def seconds_until(self, phase: str) -> float:
@@ -91,7 +92,8 @@ def repeat_answers(
 
     `progress` may wrap the iterations in a bar.
     """
-    kinds: list[IterationKind] = ["cold", *["warmup"] * num_warmup, *["measured"] * num_it]
+    counts: dict[IterationKind, int] = {"cold": 1, "warmup": num_warmup, "measured": num_it}
+    kinds: list[IterationKind] = [kind for kind, count in counts.items() for _ in range(count)]
     return [(kind, answer_once()) for kind in progress(kinds)]
 
 

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from audiolm.config import ModelConfig, resolve_adapter
+from audiolm.config import ModelConfig
 from audiolm.config_file import build_model_config
+from audiolm.errors import UserError
 from audiolm.models.audio_tokens import AudioTokenOptions
 from audiolm.models.beats import BEATs
 from audiolm.models.checkpoint import load_checkpoints, load_projector
@@ -77,6 +78,18 @@ def build_salmonn(
     return model.to(device)
 
 
+def resolve_adapter(model: ModelConfig) -> str:
+    """The adapter's name: lora, dora, vblora, hra or none.
+
+    `adapter` true means hra, a name means itself; unset or false leaves it to `lora`.
+    """
+    if isinstance(model.adapter, str):
+        return model.adapter
+    if model.adapter:
+        return "hra"
+    return "lora" if model.lora else "none"
+
+
 def _build_encoders(options: ModelConfig, dtype: torch.dtype) -> tuple[Any, BEATs | None]:
     """Whisper's encoder, and BEATs when a file is given; in `dtype` where frozen."""
     whisper = load_whisper_encoder(
@@ -93,6 +106,11 @@ def _build_encoders(options: ModelConfig, dtype: torch.dtype) -> tuple[Any, BEAT
 
 def _build_llm(options: ModelConfig, tokenizer: Any, device: Any, dtype: torch.dtype) -> Any:
     quantization = "nf4" if options.low_resource else options.quantization
+    if quantization != "none" and not options.freeze_llm:
+        raise UserError(
+            f"model.freeze_llm: false cannot train an LLM quantised to {quantization}; "
+            "set model.quantization: none, or freeze the LLM and train its adapter"
+        )
     llm = load_llm(
         options.llama_path,
         tokenizer,

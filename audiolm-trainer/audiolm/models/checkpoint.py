@@ -6,6 +6,7 @@ strict: each key is used, known junk, or an error that lists every bad key. Writ
 
 import os
 import pickle
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,28 +19,48 @@ from audiolm.errors import UserError
 from audiolm.models.key_names import from_file_key, is_junk, to_file_key
 
 CONNECTOR = ("speech_Qformer.", "speech_query_tokens", "speech_llama_proj.", "ln_")
+PRETRAINED = ("speech_encoder", "beats", "llama_model")  # parts with weights files of their own
 ADAPTER_MARKS = {"lora": ".lora_", "vblora": "vblora_", "hra": ".hra_"}
+
+# What a dimension of a weight says about the model: part of its file key, dimension, meaning.
+SIZES = (
+    ("speech_query_tokens", 1, "Nq (model.num_speech_query_token)"),
+    ("speech_query_tokens", 2, "model.qformer.hidden_size"),
+    ("intermediate_query.dense.weight", 0, "model.qformer.intermediate_size"),
+    ("crossattention.self.key.weight", 1, "W (width of Whisper plus BEATs)"),
+    ("speech_llama_proj.weight", 0, "H (width of the LLM, model.llama_path)"),
+    (".lora_A.", 0, "model.lora_rank"),
+    ("vblora_vector_bank", 0, "model.adapter_options.num_vectors"),
+    ("vblora_vector_bank", 1, "model.adapter_options.vector_length"),
+    ("speech_encoder.conv1.weight", 1, "mel bins (model.whisper_path)"),
+)
 
 
 @dataclass
 class KeyReport:
-    """What a checkpoint's keys were: module names loaded, and file keys that were not."""
+    """What a checkpoint's keys were: module names loaded, and file keys that were not.
+
+    `misshaped` holds the shapes in the file and in the model.
+    """
 
     loaded: list[str] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
-    misshaped: list[str] = field(default_factory=list)
+    misshaped: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
 
     @property
     def problems(self) -> list[str]:
         """One phrase per kind of problem; empty when the checkpoint fits."""
-        kinds = ("missing", "unexpected", "misshaped")
-        return [
-            f"{len(keys)} {kind}: {', '.join(keys)}"
-            for kind in kinds
-            if (keys := getattr(self, kind))
-        ]
+        kinds = {
+            "missing": self.missing,
+            "unexpected": self.unexpected,
+            "misshaped": [
+                f"{key} (file {in_file}, model {in_model})"
+                for key, (in_file, in_model) in self.misshaped.items()
+            ],
+        }
+        return [f"{len(keys)} {kind}: {', '.join(keys)}" for kind, keys in kinds.items() if keys]
 
 
 def trainable_state(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -103,12 +124,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"model.ckpt: no file at {path}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, ValueError, pickle.UnpicklingError, EOFError) as error:
+        # Files of torch before 1.6 are no zip archives, and cannot be memory-mapped.
+        content = torch.load(
+            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+        )
+    except Exception as error:  # a damaged pickle can make its reader raise anything
+        why = f"it is damaged or no torch file ({type(error).__name__})"
         if "weights_only" in str(error) or isinstance(error, pickle.UnpicklingError):
             why = "it holds more than tensors and plain values, or is no torch file"
-        else:
-            why = str(error).splitlines()[0]
         raise UserError(f"model.ckpt: {path} cannot be read as a checkpoint: {why}") from error
     if not isinstance(content, dict):
         raise UserError(f"model.ckpt: {path} holds a {type(content).__name__}, not a state dict")
@@ -126,12 +149,8 @@ def load_checkpoints(model: nn.Module, paths: Sequence[Path]) -> KeyReport:
     report = KeyReport()
     for path in paths:
         _load_state(model, read_checkpoint(path)["model"], report)
-    required = {
-        name
-        for name, parameter in _unique_parameters(model).items()
-        if parameter.requires_grad or name.startswith(CONNECTOR)
-    }
-    report.missing = sorted(to_file_key(name) for name in required - set(report.loaded))
+    found = {*report.loaded, *(from_file_key(key) for key in report.misshaped)}
+    report.missing = sorted(to_file_key(name) for name in _required_names(model, found) - found)
     if report.problems:
         where = ", ".join(str(path) for path in paths)
         hints = "".join(f"; {hint}" for hint in _explain(model, report))
@@ -139,21 +158,38 @@ def load_checkpoints(model: nn.Module, paths: Sequence[Path]) -> KeyReport:
     return report
 
 
+def _required_names(model: nn.Module, found: set[str]) -> set[str]:
+    """What the files must hold, given what they do: connector and adapter always; of an encoder
+    or the LLM, which have weights files of their own, all that trains or nothing."""
+    begun = {
+        name.partition(".")[0] for name in found if not _is_adapter(name) and not is_junk(name)
+    }
+    required = set()
+    for name, parameter in _unique_parameters(model).items():
+        part = name.partition(".")[0]
+        if part not in PRETRAINED or _is_adapter(name) or part in begun:
+            is_wanted = parameter.requires_grad or name.startswith(CONNECTOR)
+            required |= {name} if is_wanted else set()
+    return required
+
+
 def _load_state(model: nn.Module, state: Mapping[str, Any], report: KeyReport) -> None:
     parameters = dict(model.named_parameters(remove_duplicate=False))
     unique = {id(p): name for name, p in _unique_parameters(model).items()}
     targets = {**dict(model.named_buffers()), **parameters}
+    has_llm = any(name.startswith("llama_model.") for name in parameters)
     for key, value in state.items():
         name = from_file_key(key)
         target = targets.get(name)
-        is_frozen = name in parameters and not parameters[name].requires_grad
-        if is_junk(key) and (target is None or is_frozen):
+        is_alias = unique.get(id(target), name) != name  # of a tied or shared tensor
+        is_trained = name in parameters and parameters[name].requires_grad and not is_alias
+        is_of_absent_llm = not has_llm and name.startswith("llama_model.")
+        if (is_junk(key) and not is_trained) or is_of_absent_llm:
             report.ignored.append(key)
         elif target is None or not isinstance(value, torch.Tensor):
             report.unexpected.append(key)
         elif target.shape != value.shape:
-            shapes = f"file {tuple(value.shape)}, model {tuple(target.shape)}"
-            report.misshaped.append(f"{key} ({shapes})")
+            report.misshaped[key] = tuple(value.shape), tuple(target.shape)
         else:
             with torch.no_grad():
                 target.copy_(value)
@@ -171,19 +207,17 @@ def _explain(model: nn.Module, report: KeyReport) -> list[str]:
             f"the file holds {offered} weights, the model has adapter {expected or 'none'}: "
             f"set model.adapter: {offered}"
         )
-    causes = (
-        ("speech_query_tokens", "num_speech_query_token (Nq) or qformer.hidden_size disagrees"),
-        ("crossattention.self.key.weight", "the encoders' width (W) disagrees: Whisper, BEATs"),
-        ("speech_llama_proj.weight", "the LLM's width (H) disagrees: model.llama_path"),
-        ("lora_A", "lora_rank or the LLM's width disagrees"),
-        ("intermediate_query", "qformer sizes disagree"),
-        ("speech_encoder.conv1.weight", "mel bins or Whisper's width disagree"),
-    )
-    for mark, cause in causes:
-        shapes = [key for key in report.misshaped if mark in key]
-        if shapes:
-            hints.append(f"{cause}: {shapes[0]}")
+    for mark, dimension, meaning in SIZES:
+        shapes = [shapes for key, shapes in report.misshaped.items() if mark in key]
+        sizes = {(a[dimension], b[dimension]) for a, b in shapes if len(a) == len(b) > dimension}
+        in_file, in_model = min(sizes, default=(0, 0))
+        if in_file != in_model:
+            hints.append(f"{meaning} is {in_file} in the file and {in_model} in the model")
     return hints
+
+
+def _is_adapter(name: str) -> bool:
+    return any(mark in name for mark in ADAPTER_MARKS.values())
 
 
 def _adapter_kind(names: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 Nothing outside this module knows which LLM it is or how its adapter works.
 """
 
+import warnings
 from typing import Any
 
 import peft
@@ -134,7 +135,10 @@ def attach_adapter(
     config_class, defaults = _adapter_defaults(adapter, rank, alpha, dropout)
     arguments = {"task_type": "CAUSAL_LM", **defaults, **(options or {})}
     try:
-        model = peft.get_peft_model(llm, config_class(**arguments))
+        with warnings.catch_warnings():
+            # peft asks for it under its old name.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+            model = peft.get_peft_model(llm, config_class(**arguments))
     except (TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"model.adapter {adapter}, adapter_options {options}: {reason}") from error

@@ -66,7 +66,9 @@ def explained_errors(option: str, path: str) -> Iterator[None]:
         if "flash" in str(error).lower():
             raise UserError(MISSING_FLASH_ATTENTION) from error
         raise
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
         if Path(path).is_dir():
             what = f"{path} is not a complete model folder: {_first_line(error)}"
         elif Path(path).exists():

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from audiolm.errors import UserError
 from audiolm.prompts import split_at_marker
 
 IGNORED_LABEL = -100  # transformers' and torch's mark for positions without a loss
@@ -62,8 +63,12 @@ def splice(
         padding_side: "right" to train, "left" to generate.
 
     Raises:
-        UserError: a prompt without `<SpeechHere>`.
+        UserError: a prompt without `<SpeechHere>`, or another number of prompts than of clips.
     """
+    if len(prompts) != len(audio_embeds):
+        raise UserError(
+            f"{len(audio_embeds)} clips but {len(prompts)} prompts: each clip needs its own prompt"
+        )
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     heads, tails = [], []
     for row, prompt in enumerate(prompts):

@@ -77,7 +77,7 @@ NANO = StackSize(
         "head_dim": 32,
         "intermediate_size": 512,
     },
-    num_tokens=600,
+    num_tokens=800,
 )
 MIDSIZE = StackSize(
     name="midsize",

@@ -3,11 +3,12 @@
 In: `CorpusOptions` (a seed and counts) and a folder. Out, in that folder:
 
     audio/{speech,scenes}/*.wav    16 kHz, mono, 16 bit
+    train_digits.json              speech of one digit
     train_words.json               speech of one and two words
     train_short.json               speech of two to four words
     train_speech.json              speech of two to seven words (the short ones too)
     train_scenes.json              sound scenes with their captions
-    train_stage1.json              words, short sentences and scenes of one event
+    train_stage1.json              digits, words, short sentences and scenes of one event
     train_stage2.json              everything
     valid.json                     both tasks; sentences and scenes that training never sees
     test_asr.json, test_aac.json   the same, and voices that training never hears
@@ -19,6 +20,7 @@ A corpus is built in a folder beside its place and moved there when whole, so a 
 """
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -82,7 +84,7 @@ def build_corpus(
         speech, scenes, partial, seed=options.seed, num_processes=num_processes, report=report
     )
     num_clips = _write_annotations(partial, speech, scenes, seconds)
-    audio_seconds = round(sum(seconds.values()), 1)
+    audio_seconds = round(math.fsum(seconds.values()), 1)  # whatever their order
     manifest = {
         "version": FORMAT_VERSION,
         "options": asdict(options),
@@ -122,9 +124,9 @@ def _write_annotations(
     """Write every annotation file and the texts; returns the number of clips by file."""
     by_part = {
         part: [clip for clip in speech if clip.split == "train" and clip.part == part]
-        for part in ("words", "short", "full")
+        for part in ("digits", "words", "short", "full")
     }
-    easy_speech = [*by_part["words"], *by_part["short"]]
+    words = [*by_part["digits"], *by_part["words"]]
     sentences = [*by_part["short"], *by_part["full"]]
     spoken = {
         split: [clip for clip in speech if clip.split == split] for split in ("valid", "test")
@@ -135,12 +137,13 @@ def _write_annotations(
     }
     single_events = [clip for clip in sounding["train"] if clip.scene.layout == "single"]
     files: dict[str, list[SpeechClip | SceneClip]] = {
+        "train_digits.json": [*by_part["digits"]],
         "train_words.json": [*by_part["words"]],
         "train_short.json": [*by_part["short"]],
         "train_speech.json": [*sentences],
         "train_scenes.json": [*sounding["train"]],
-        "train_stage1.json": [*easy_speech, *single_events],
-        "train_stage2.json": [*by_part["words"], *sentences, *sounding["train"]],
+        "train_stage1.json": [*words, *by_part["short"], *single_events],
+        "train_stage2.json": [*words, *sentences, *sounding["train"]],
         "valid.json": [*spoken["valid"], *sounding["valid"]],
         "test_asr.json": [*spoken["test"]],
         "test_aac.json": [*sounding["test"]],

@@ -5,7 +5,7 @@ two or more words and no scene of several events (same events in the same layout
 voices speak nowhere else.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +15,12 @@ from audiolm.data.demo.scenes import Scene, draw_scene, write_captions
 from audiolm.data.demo.speech import TEST_SPEAKERS, TRAIN_SPEAKERS, Voice, list_voices
 from audiolm.errors import UserError
 
-# Parts of the training speech, of `num_speech`; the rest is sentences of two to seven words.
-WORDS_SHARE, SHORT_SHARE = 0.3, 0.25
-_SINGLE_SHARE = 0.8  # single words among "one and two words"
+# Parts of the training speech, as shares of `num_speech`, from easy to hard: a model without any
+# pretraining learns ten digits quickly, and from there the other words; all at once it does not.
+DIGITS_SHARE, WORDS_SHARE, SHORT_SHARE = 0.1, 0.2, 0.25  # the rest is whole sentences
+_SINGLE_SHARE = 0.7  # single words among "one and two words"
+
+MIN_SPEECH = 10  # so that every part has a clip
 
 # Held-out sentences and scenes are kept from training: more would leave it too few.
 MAX_HELD_OUT_SPEECH = 600
@@ -38,7 +41,7 @@ class CorpusOptions:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            least = 0 if name == "seed" else 1
+            least = {"seed": 0, "num_speech": MIN_SPEECH}.get(name, 1)
             if value < least:
                 raise UserError(f"{name} is {value}: it must be at least {least}")
         for what, held_out, limit in (
@@ -58,7 +61,7 @@ class SpeechClip:
 
     path: str  # in the corpus folder
     split: str  # "train", "valid" or "test"
-    part: str  # of the training speech: "words", "short" or "full"
+    part: str  # of the training speech: "digits", "words", "short" or "full"
     text: str
     voice: Voice
     words_per_minute: int
@@ -87,46 +90,13 @@ def plan_speech(options: CorpusOptions) -> list[SpeechClip]:
     rng = np.random.default_rng([options.seed, 1])
     test = _draw_distinct_sentences(rng, options.num_test_speech, ())
     valid = _draw_distinct_sentences(rng, options.num_valid_speech, test)
-    held_out = frozenset((*test, *valid))
-    num_words = round(options.num_speech * WORDS_SHARE)
-    num_short = round(options.num_speech * SHORT_SHARE)
-    words = sentences.list_single_words()
-    train: list[tuple[str, str]] = []
-    for number in range(options.num_speech):
-        if number < num_words * _SINGLE_SHARE:
-            train.append(("words", words[number % len(words)]))
-        elif number < num_words:
-            train.append(("words", _draw_sentence(rng, held_out, max_words=2)))
-        elif number < num_words + num_short:
-            train.append(("short", _draw_sentence(rng, held_out, max_words=4)))
-        else:
-            train.append(("full", _draw_sentence(rng, held_out, max_words=7)))
-    drafts = [
-        *(("test", "full", text) for text in test),
-        *(("valid", "full", text) for text in valid),
-        *(("train", part, text) for part, text in train),
+    train = _draw_train_texts(rng, options.num_speech, frozenset((*test, *valid)))
+    train_voices, test_voices = list_voices(TRAIN_SPEAKERS), list_voices(TEST_SPEAKERS)
+    return [
+        *_cast_voices(rng, "test", [("full", text) for text in test], test_voices),
+        *_cast_voices(rng, "valid", [("full", text) for text in valid], train_voices),
+        *_cast_voices(rng, "train", train, train_voices),
     ]
-    voices = {
-        "train": list_voices(TRAIN_SPEAKERS),
-        "valid": list_voices(TRAIN_SPEAKERS),
-        "test": list_voices(TEST_SPEAKERS),
-    }
-    numbers = dict.fromkeys(voices, 0)
-    clips = []
-    for split, part, text in drafts:
-        choices = voices[split]
-        clip = SpeechClip(
-            path=f"audio/speech/{split}_{numbers[split]:05d}.wav",
-            split=split,
-            part=part,
-            text=text,
-            voice=choices[rng.integers(len(choices))],
-            words_per_minute=int(rng.integers(125, 181)),
-            pitch=int(rng.integers(30, 76)),
-        )
-        numbers[split] += 1
-        clips.append(clip)
-    return clips
 
 
 def plan_scenes(options: CorpusOptions) -> list[SceneClip]:
@@ -140,6 +110,47 @@ def plan_scenes(options: CorpusOptions) -> list[SceneClip]:
         SceneClip(f"audio/scenes/{split}_{number:05d}.wav", split, scene)
         for split, scenes in (("test", test), ("valid", valid), ("train", train))
         for number, scene in enumerate(scenes)
+    ]
+
+
+def _draw_train_texts(
+    rng: np.random.Generator, num_speech: int, taken: Collection[str]
+) -> list[tuple[str, str]]:
+    """Part and text of every training utterance. Single words come equally often."""
+    num_digits = round(num_speech * DIGITS_SHARE)
+    num_words = round(num_speech * WORDS_SHARE)
+    num_singles = round(num_words * _SINGLE_SHARE)
+    num_short = round(num_speech * SHORT_SHARE)
+    num_full = num_speech - num_digits - num_words - num_short
+    digits, words = sentences.DIGITS, sentences.list_single_words()
+
+    def draw(part: str, count: int, max_words: int) -> list[tuple[str, str]]:
+        return [(part, _draw_sentence(rng, taken, max_words=max_words)) for _ in range(count)]
+
+    return [
+        *(("digits", digits[number % len(digits)]) for number in range(num_digits)),
+        *(("words", words[number % len(words)]) for number in range(num_singles)),
+        *draw("words", num_words - num_singles, max_words=2),
+        *draw("short", num_short, max_words=4),
+        *draw("full", num_full, max_words=7),
+    ]
+
+
+def _cast_voices(
+    rng: np.random.Generator, split: str, texts: Sequence[tuple[str, str]], voices: list[Voice]
+) -> list[SpeechClip]:
+    """Give every (part, text) a voice, a speed and a pitch."""
+    return [
+        SpeechClip(
+            path=f"audio/speech/{split}_{number:05d}.wav",
+            split=split,
+            part=part,
+            text=text,
+            voice=voices[rng.integers(len(voices))],
+            words_per_minute=int(rng.integers(125, 181)),
+            pitch=int(rng.integers(30, 76)),
+        )
+        for number, (part, text) in enumerate(texts)
     ]
 
 

@@ -1,8 +1,8 @@
 """Sound events of the demo corpus, synthesised with numpy.
 
 Every function takes a random generator and a length in seconds and returns a float32 waveform (T,)
-at 16 kHz with a root mean square of 1 over its loud part. Pitch and timing are drawn anew each time;
-the level is set by whoever mixes the events.
+at 16 kHz with a root mean square of 1 over its loud part. Pitch and timing are drawn anew each
+time; the level is set by whoever mixes the events.
 """
 
 from collections.abc import Callable

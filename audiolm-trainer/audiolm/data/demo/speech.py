@@ -18,7 +18,7 @@ from audiolm.errors import UserError
 SAMPLE_RATE_HZ = 16_000
 
 # Accents, as espeak-ng names its English language files ("en" is British).
-ACCENTS = ("en-us", "en", "en-gb-x-rp", "en-us-nyc")
+ACCENTS = ("en-us", "en", "en-us-nyc")
 
 # Speakers are espeak-ng's voice variants. Whispering, croaking, robot, echoing, squeaking and test
 # variants are left out; of variants that sound alike (steph, steph2, ...) only one side has any.
@@ -85,7 +85,7 @@ def find_espeak() -> tuple[Path, Path]:
         import espeakng_loader  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UserError(
-            f"the package espeakng-loader, which speaks the demo corpus, is not installed: {_INSTALL}"
+            f"package espeakng-loader, the voice of the demo corpus, is not installed: {_INSTALL}"
         ) from error
     return Path(espeakng_loader.get_library_path()), Path(espeakng_loader.get_data_path())
 
@@ -156,7 +156,7 @@ class Synthesizer:
 def resample(samples: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
     """Band-limited change of rate by cutting the spectrum: (T,) -> (T * to_hz / from_hz,).
 
-    Meant for clips that begin and end in silence, since the Fourier transform sees them as periodic.
+    Meant for clips that begin and end in silence: the Fourier transform takes them as periodic.
     """
     divisor = int(np.gcd(from_hz, to_hz))
     from_step, to_step = from_hz // divisor, to_hz // divisor

@@ -1,0 +1,276 @@
+"""One measurement in this process: a task, a way of doing it, and samples by name.
+
+In: the stack and clips that `midsize.py` wrote. Out: way -> name -> values, of times in seconds and
+memory in MB (10^6 bytes). Imports are part of what is measured, so each function has its own. The
+first call of each kind warms up and does not count.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Samples = dict[str, list[float]]
+
+WAYS = {
+    "construct": ("ours", "plain"),
+    "train": ("exact", "light", "plain"),
+    "infer": ("exact", "light", "plain"),
+    "files": ("in_turn",),  # ours and plain in one process, file by file
+}
+MODES = {
+    "ours": {},
+    "exact": {"audio_tokens": "fixed", "whisper_input": "padded"},
+    "light": {"audio_tokens": "length_aware", "whisper_input": "trimmed"},
+}
+QFORMERS: dict[str, dict[str, int]] = {
+    "midsize": {},  # the defaults: bert-base's dimensions
+    "tiny": {"hidden_size": 32, "num_heads": 4, "intermediate_size": 64},
+}
+CLIP_SECONDS = 10.0
+BATCH_SIZE = 4
+NUM_NEW_TOKENS = 32
+FILES_PER_REPEAT = 10
+FILE_RATES_HZ = (16_000, 44_100)
+PROMPT = "USER: <Speech><SpeechHere></Speech> Write down what the speaker says.\nASSISTANT:"
+ANSWERS = (
+    "the boat left the harbour before the rain came and nobody saw it return",
+    "please put the small red box on the table next to the open window",
+    "a train to the north leaves at half past seven from the second platform",
+    "she counted the steps to the tower twice and got a different number",
+)
+TEXTS = (*PROMPT.split("<SpeechHere>"), *ANSWERS)
+BYTES_PER_MB = 1e6
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Where the inputs are, and how often to measure."""
+
+    work: Path
+    size: str
+    repeats: int
+    plain_attention: str
+
+    @property
+    def stack_dir(self) -> Path:
+        """Folder of `build_random_stack`."""
+        return self.work / f"stack_{self.size}"
+
+    @staticmethod
+    def clip_name(index: int, rate_hz: int) -> str:
+        """A clip's file, relative to `work`."""
+        return f"clips/clip{index}_{rate_hz}.wav"
+
+
+def measure(task: str, way: str, setup: Setup) -> dict[str, Samples]:
+    """Do a task of `WAYS` in one of its ways, again and again."""
+    if task == "files":
+        return measure_files(setup)
+    tasks: dict[str, Callable[[str, Setup], Samples]] = {
+        "construct": measure_construction,
+        "train": measure_training,
+        "infer": measure_inference,
+    }
+    return {way: tasks[task](way, setup)}
+
+
+def measure_construction(way: str, setup: Setup) -> Samples:
+    """Build the model once, from files in the page cache, with its modules imported."""
+    started = time.perf_counter()
+    if way == "plain":
+        import plain  # noqa: F401
+    else:
+        import audiolm.models.build  # noqa: F401
+    import_seconds = time.perf_counter() - started
+    before_mb = read_memory_mb("VmRSS")
+
+    started = time.perf_counter()
+    model = build_model(way, setup)
+    seconds = time.perf_counter() - started
+    values = {
+        "seconds": seconds,
+        "over_imports_mb": read_memory_mb("VmRSS") - before_mb,
+        "peak_over_imports_mb": read_memory_mb("VmHWM") - before_mb,
+        "import_seconds": import_seconds,
+        "imports_mb": before_mb,
+        "num_parameters": sum(p.numel() for p in model.parameters()),
+        "num_trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
+    }
+    return {name: [value] for name, value in values.items()}
+
+
+def measure_training(way: str, setup: Setup) -> Samples:
+    """Optimiser steps on one batch: forward, backward, AdamW."""
+    import torch
+
+    from audiolm.config import OptimsConfig
+    from audiolm.data.batches import collate
+    from audiolm.evaluation.timing import PhaseClock
+    from audiolm.training.optimiser import build_optimiser
+
+    model = build_model(way, setup)
+    dataset = build_dataset(setup, FILE_RATES_HZ[0])
+    batch = collate([dataset[index] for index in range(BATCH_SIZE)])
+    prompts = [PROMPT] * BATCH_SIZE
+    optimiser = build_optimiser(model, OptimsConfig())
+    model.train()
+    torch.manual_seed(0)
+    samples: Samples = defaultdict(list)
+    for step in range(1 + setup.repeats):
+        clock = PhaseClock(torch.device("cpu"))
+        loss = model(batch, verbose=True, prompts=prompts)["loss"]
+        clock.end_phase("forward")
+        loss.backward()
+        clock.end_phase("backward")
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        clock.end_phase("optimiser")
+        if step:
+            add_sample(samples, {"step_seconds": clock.seconds_until("optimiser")})
+            add_sample(samples, {f"{k}_seconds": v for k, v in clock.phase_seconds.items()})
+    return {**samples, "peak_mb": [read_memory_mb("VmHWM")]}
+
+
+def measure_inference(way: str, setup: Setup) -> Samples:
+    """Answers of `NUM_NEW_TOKENS` to one clip, and the encoders alone; ours also merged."""
+    from transformers import WhisperFeatureExtractor
+
+    from audiolm.audio.features import LogMel
+    from audiolm.evaluation.efficiency import Workload
+
+    model = build_model(way, setup)
+    item = build_dataset(setup, FILE_RATES_HZ[0])[0]
+    waveform = item["raw_wav"].numpy()
+    whisper_path = setup.stack_dir / "whisper"
+    workload = None
+    if way == "plain":
+        from plain import time_plain_answer
+
+        extractor = WhisperFeatureExtractor.from_pretrained(whisper_path)
+
+        def answer() -> Mapping[str, float]:
+            return time_plain_answer(model, extractor, waveform, PROMPT, NUM_NEW_TOKENS)
+    else:
+        log_mel = LogMel.from_pretrained(whisper_path)
+        workload = Workload(model, log_mel, waveform, PROMPT, num_new_tokens=NUM_NEW_TOKENS)
+        answer_once = workload.answer
+
+        def answer() -> Mapping[str, float]:
+            return answer_once().as_seconds()
+
+    samples = repeat(answer, setup.repeats)
+    samples["peak_mb"] = [read_memory_mb("VmHWM")]
+    samples |= repeat(lambda: time_encoders(model, item), setup.repeats)
+    if workload is not None:
+        assert workload.outcome is not None
+        samples["num_prompt_positions"] = [workload.outcome.num_prompt_positions]
+        model.llama_model.merge_adapter()  # peft's own
+        merged = repeat(answer, setup.repeats)
+        samples["tpot_merged_seconds"] = merged["tpot_seconds"]
+        samples["ttft_merged_seconds"] = merged["ttft_seconds"]
+    return samples
+
+
+def time_encoders(model: Any, item: Mapping[str, Any]) -> dict[str, float]:
+    """Whisper, and BEATs with its filterbank, on one clip as the model's mode has them read it."""
+    import torch
+
+    from audiolm.audio.features import kaldi_fbank
+    from audiolm.models.audio_tokens import plan_frames
+    from audiolm.models.whisper import encode_padded, encode_trimmed
+
+    spectrogram, raw_wav = item["spectrogram"][None], item["raw_wav"][None]
+    options = getattr(model, "audio_options", None)  # the plain model has none
+    with torch.no_grad():
+        started = time.perf_counter()
+        if options is not None and options.is_trimmed:
+            num_samples = torch.tensor([raw_wav.shape[1]])
+            max_frames = model.speech_encoder.config.max_source_positions
+            num_frames = plan_frames(num_samples, max_frames, options).num_encoded
+            encode_trimmed(model.speech_encoder, spectrogram, num_frames)
+        else:
+            encode_padded(model.speech_encoder, spectrogram)
+        middle = time.perf_counter()
+        model.beats(*kaldi_fbank(raw_wav))
+        ended = time.perf_counter()
+    return {"whisper_seconds": middle - started, "beats_seconds": ended - middle}
+
+
+def measure_files(setup: Setup) -> dict[str, Samples]:
+    """A file to waveform and log-mel: ours and plain in turn."""
+    from plain import load_plain_features
+    from transformers import WhisperFeatureExtractor
+
+    extractor = WhisperFeatureExtractor.from_pretrained(setup.stack_dir / "whisper")
+    samples: dict[str, Samples] = {"ours": {}, "plain": {}}
+    for rate_hz in FILE_RATES_HZ:
+        dataset = build_dataset(setup, rate_hz)
+        path = setup.work / setup.clip_name(0, rate_hz)
+        ours, plain = [], []
+        for _ in range(1 + FILES_PER_REPEAT * setup.repeats):
+            started = time.perf_counter()
+            dataset[0]
+            middle = time.perf_counter()
+            load_plain_features(path, extractor)
+            ended = time.perf_counter()
+            ours.append(middle - started)
+            plain.append(ended - middle)
+        name = f"file_{rate_hz}_hz_seconds"
+        samples["ours"][name], samples["plain"][name] = ours[1:], plain[1:]
+    return samples
+
+
+def build_model(way: str, setup: Setup) -> Any:
+    """The model in eval mode: `PlainModel`, or `SALMONN` in one of `MODES`."""
+    folder = setup.stack_dir
+    paths = {"whisper_path": folder / "whisper", "beats_path": folder / "beats.pt"}
+    paths |= {"llama_path": folder / "llama"}
+    qformer = QFORMERS[setup.size]
+    if way == "plain":
+        from plain import PlainModel
+
+        from audiolm.config import QFormerConfig
+
+        attention = setup.plain_attention
+        return PlainModel(**paths, qformer=QFormerConfig(**qformer), attention=attention)
+    from audiolm.models.build import build_salmonn
+
+    options = {name: str(path) for name, path in paths.items()}
+    return build_salmonn({**options, "qformer": qformer, **MODES[way]})
+
+
+def build_dataset(setup: Setup, rate_hz: int) -> Any:
+    """The clips at one rate, each with its answer."""
+    from audiolm.audio.features import LogMel
+    from audiolm.data.annotations import Clip
+    from audiolm.data.dataset import AudioDataset
+
+    log_mel = LogMel.from_pretrained(setup.stack_dir / "whisper")
+    names = [setup.clip_name(index, rate_hz) for index in range(BATCH_SIZE)]
+    clips = [Clip(i, name, (ANSWERS[i],)) for i, name in enumerate(names)]
+    return AudioDataset(clips, setup.work, log_mel)
+
+
+def repeat(call: Callable[[], Mapping[str, float]], num_repeats: int) -> Samples:
+    """Call once to warm up, then `num_repeats` times; values by name."""
+    call()
+    samples: Samples = defaultdict(list)
+    for _ in range(num_repeats):
+        add_sample(samples, call())
+    return dict(samples)
+
+
+def add_sample(samples: Samples, values: Mapping[str, float]) -> None:
+    """Append one value to each name's list."""
+    for name, value in values.items():
+        samples[name].append(value)
+
+
+def read_memory_mb(field: str) -> float:
+    """`VmRSS` (resident now) or `VmHWM` (at most) of this process, by Linux."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    kilobytes = next(line.split()[1] for line in lines if line.startswith(f"{field}:"))
+    return int(kilobytes) * 1024 / BYTES_PER_MB

@@ -1,0 +1,550 @@
+"""The efficiency tool times whole answers on the real cache and counts the right bytes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from torch import nn
+
+import evaluate_efficiency_salmonn as script
+from audiolm.audio.features import LogMel
+from audiolm.config import GenerateConfig
+from audiolm.errors import UserError
+from audiolm.evaluation import machine, memory, timing
+from audiolm.evaluation.efficiency import Workload
+from audiolm.evaluation.efficiency_report import choose_report_path, format_report, save_report
+from audiolm.evaluation.forced_decoding import ForcedDecoder
+from audiolm.evaluation.timing_clip import build_synthetic_clip, load_timing_clip
+from audiolm.models.decode import generate_ids
+from audiolm.models.llm import stop_token_ids
+from audiolm.models.salmonn import SALMONN
+from audiolm.models.splice import LlmInputs
+from tests.golden import GOLDEN_DIR, Golden
+
+ROOT = Path(__file__).resolve().parents[1]
+MIB = 2**20
+CLOCK_SLACK_SECONDS = 1e-9  # sums of differences of float64 clock readings
+PROMPT = "USER: <Speech><SpeechHere></Speech> Transcribe the recording.\nASSISTANT:"
+CPU = torch.device("cpu")
+has_reset = pytest.mark.skipif(
+    not os.access(memory.CLEAR_REFS_PATH, os.W_OK), reason="the process peak cannot be reset here"
+)
+
+
+def qformer_options(variant: str) -> list[str]:
+    size = Golden(variant, "lora").config.model.qformer
+    return [f"model.qformer.{name}={value}" for name, value in vars(size).items()]
+
+
+def load_log_mel(variant: str = "dev") -> LogMel:
+    return LogMel.from_pretrained(GOLDEN_DIR / variant / "components" / "whisper")
+
+
+def run(out: Path, *words: str, variant: str = "dev", options: tuple[str, ...] = ()) -> Any:
+    """Run the script in this process; returns its JSON."""
+    arguments = ["--cfg-path", str(GOLDEN_DIR / variant / "config_lora.yaml"), "--out", str(out)]
+    arguments += ["--num_it", "3", "--num_warmup", "1", "--new_tokens", "5", "--device", "cpu"]
+    arguments += [*words, "--options", *qformer_options(variant), *options]
+    assert script.main(arguments) == 0
+    return json.loads(out.read_text(encoding="utf-8"))
+
+
+# --- the whole tool -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return run(tmp_path_factory.mktemp("efficiency") / "report.json")
+
+
+def test_report_holds_settings_samples_and_machine(report: Any) -> None:
+    kinds = [iteration["kind"] for iteration in report["iterations"]]
+    assert kinds == ["cold", "warmup", "measured", "measured", "measured"]
+    assert report["settings"]["num_it"] == 3
+    assert report["settings"]["prompt"] == PROMPT
+    assert report["audio"] == {"source": "synthetic", "seconds": 10.0, "was_cut": False}
+    assert report["lengths"]["num_audio_tokens"] == 88
+    assert report["lengths"]["num_new_tokens"] == 5
+    assert report["machine"]["num_threads"] == 1
+    assert report["machine"]["packages"]["torch"] == torch.__version__
+    assert report["machine"]["device_name"]
+    assert report["config"]["model"]["qformer"]["hidden_size"] == 56
+    assert "token" not in report["config"]["model"]
+    assert report["loading_seconds"] > 0
+    cold = report["iterations"][0]
+    assert report["cold"] == {name: value for name, value in cold.items() if name != "kind"}
+
+
+def test_phases_add_up_and_tpot_is_the_rest_per_token(report: Any) -> None:
+    num_new_tokens = report["lengths"]["num_new_tokens"]
+    phases = [f"{name}_seconds" for name in ("log_mel", "encode", "prompt", "prefill", "decode")]
+    for times in report["iterations"]:
+        ttft, total = times["ttft_seconds"], times["total_seconds"]
+        assert all(times[name] > 0 for name in phases)
+        assert sum(times[n] for n in phases) == pytest.approx(total, abs=CLOCK_SLACK_SECONDS)
+        assert sum(times[n] for n in phases[:4]) == pytest.approx(ttft, abs=CLOCK_SLACK_SECONDS)
+        expected = (total - ttft) / (num_new_tokens - 1)
+        assert times["tpot_seconds"] == pytest.approx(expected, rel=1e-12)
+
+
+def test_summary_is_that_of_the_measured_samples(report: Any) -> None:
+    measured = [times for times in report["iterations"] if times["kind"] == "measured"]
+    for name, summary in report["summary"].items():
+        samples = [times[name] for times in measured]
+        assert summary["min"] == min(samples)
+        assert summary["max"] == max(samples)
+        assert summary["p50"] == pytest.approx(np.median(samples), rel=1e-12)
+        assert summary["mean"] == pytest.approx(np.mean(samples), rel=1e-12)
+        assert summary["std"] == pytest.approx(np.std(samples, ddof=1), rel=1e-9)
+
+
+def test_memory_by_part(report: Any) -> None:
+    sizes = report["memory"]["weights_bytes"]
+    assert list(sizes) == [*memory.PARTS, "total"]
+    assert sum(sizes[part] for part in memory.PARTS) == sizes["total"]
+    assert all(sizes[part] > 0 for part in memory.PARTS)
+    assert sum(report["memory"]["weights_bytes_by_type"].values()) == sizes["total"]
+    # keys and values, 2 layers, 2 heads of width 16, float32
+    num_positions = report["lengths"]["num_prompt_positions"] + 5 - 1
+    assert report["lengths"]["num_cache_positions"] == num_positions
+    assert report["memory"]["kv_cache_bytes"] == num_positions * 2 * 2 * 2 * 16 * 4
+    assert report["memory"]["gpu_peak_allocated_bytes"] is None
+
+
+def test_table_shows_times_and_memory(report: Any) -> None:
+    table = format_report(report)
+    p50_ms = f"{1000 * report['summary']['tpot_seconds']['p50']:.2f}"
+    tpot_line = next(line for line in table.splitlines() if line.startswith("TPOT"))
+    assert p50_ms in tpot_line.split()
+    assert f"{report['memory']['weights_bytes']['total'] / MIB:.1f}" in table
+    report = {**report, "memory": {**report["memory"], "process_peak_bytes": None}}
+    assert "not measured" in format_report(report)
+
+
+def test_without_beats(tmp_path: Path) -> None:
+    report = run(tmp_path / "x.json", variant="nobeats")
+    assert report["memory"]["weights_bytes"]["beats"] == 0
+    assert report["memory"]["weights_bytes"]["whisper"] > 0
+
+
+def test_batch_and_light_mode(tmp_path: Path, report: Any) -> None:
+    light = ("model.audio_tokens=length_aware", "model.whisper_input=trimmed")
+    batched = run(tmp_path / "x.json", "--batch_size", "2", options=light)
+    assert batched["lengths"]["num_audio_tokens"] == 30  # 10 s in windows of 17 frames
+    per_row = report["memory"]["kv_cache_bytes"] / report["lengths"]["num_cache_positions"]
+    expected = 2 * per_row * batched["lengths"]["num_cache_positions"]
+    assert batched["memory"]["kv_cache_bytes"] == expected
+
+
+def test_audio_file(tmp_path: Path) -> None:
+    path = tmp_path / "clip.wav"
+    soundfile.write(path, 0.1 * np.sin(np.arange(2 * 8000) / 5), 8000)
+    report = run(tmp_path / "x.json", "--audio", str(path))
+    assert report["audio"] == {"source": str(path), "seconds": 2.0, "was_cut": False}
+    assert report["settings"]["seed"] is None
+
+
+def test_hub_token_is_never_written(tmp_path: Path) -> None:
+    secret = "hub" + "-secret-7"
+    run(tmp_path / "x.json", options=(f"model.token={secret}",))
+    assert secret not in (tmp_path / "x.json").read_text()
+
+
+def test_help_does_not_load_torch() -> None:
+    program = (
+        "import sys, evaluate_efficiency_salmonn as s\n"
+        "try: s.main(['--help'])\n"
+        "except SystemExit: sys.exit('torch' in sys.modules)"
+    )
+    command = [sys.executable, "-c", program]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
+    assert result.returncode == 0
+    assert b"--num_warmup" in result.stdout
+
+
+# --- decoding -------------------------------------------------------------------------------
+
+
+def forced_and_generated(model: SALMONN, inputs: LlmInputs, num_new_tokens: int) -> tuple[Any, Any]:
+    """Ids of the timed loop, and of transformers' `generate` made to write as many."""
+    end_text = model.text_options.end_text
+    stop_ids = stop_token_ids(model.llm, model.llama_tokenizer, end_text)
+    decoder = ForcedDecoder(model.llm, stop_ids, num_new_tokens)
+    forced = decoder.decode(decoder.prefill(inputs))
+    options = GenerateConfig(max_new_tokens=num_new_tokens, min_length=num_new_tokens, num_beams=1)
+    with torch.no_grad():
+        generated = generate_ids(model.llm, model.llama_tokenizer, inputs, options, end_text)
+    return forced, generated
+
+
+@pytest.mark.parametrize("variant", ["dev", "nobeats"])
+def test_timed_answer_equals_generate(variant: str) -> None:
+    model, log_mel = Golden(variant, "lora").build_model(), load_log_mel(variant)
+    clip = build_synthetic_clip(3.0, seed=1)
+    # nobeats ends answers with several tokens: `generate` would stop at their text, never here
+    workload = Workload(model, log_mel, clip.samples, PROMPT, num_new_tokens=24, batch_size=2)
+    workload.answer()
+    assert workload.outcome is not None
+
+    spectrogram = log_mel(clip.samples).expand(2, -1, -1)
+    raw_wav = torch.from_numpy(clip.samples).expand(2, -1)
+    with torch.no_grad():
+        inputs = model.prepare({"spectrogram": spectrogram, "raw_wav": raw_wav}, [PROMPT] * 2)
+    _, generated = forced_and_generated(model, inputs, 24)
+    assert workload.outcome.new_ids.tolist() == generated.tolist()
+    assert workload.outcome.num_prompt_positions == inputs.attention_mask.shape[1]
+
+
+def test_padded_rows_equal_generate(dev_model: SALMONN) -> None:
+    model = dev_model
+    width = model.llm.get_input_embeddings().embedding_dim
+    embeds = torch.randn(2, 12, width, generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(2, 12, dtype=torch.long)
+    mask[1, :5] = 0
+    forced, generated = forced_and_generated(model, LlmInputs(embeds, mask, mask), 20)
+    assert forced.tolist() == generated.tolist()
+
+
+def test_stop_tokens_are_never_written(dev_model: SALMONN) -> None:
+    """The two tokens the LLM likes best are declared to be stops: it writes on without them."""
+    model = dev_model
+    width = model.llm.get_input_embeddings().embedding_dim
+    embeds = torch.randn(1, 9, width, generator=torch.Generator().manual_seed(3))
+    inputs = LlmInputs(embeds, torch.ones(1, 9, dtype=torch.long), torch.zeros(1, 9))
+    free = ForcedDecoder(model.llm, [], 12)
+    liked = free.decode(free.prefill(inputs))[0, :2].tolist()
+    forced = ForcedDecoder(model.llm, liked, 12)
+    ids = forced.decode(forced.prefill(inputs))[0].tolist()
+    assert len(ids) == 12
+    assert not set(ids) & set(liked)
+
+
+def test_each_step_reads_one_token_on_the_prefills_cache(
+    dev_model: SALMONN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = dev_model
+    calls: list[tuple[int, int, int]] = []
+    forward = model.llm.forward
+
+    def recording_forward(*args: Any, **kwargs: Any) -> Any:
+        past = kwargs.get("past_key_values")
+        num_past = past.get_seq_length() if past is not None else 0
+        output = forward(*args, **kwargs)
+        inputs = kwargs["input_ids"] if num_past else kwargs["inputs_embeds"]
+        calls.append((inputs.shape[1], num_past, output.logits.shape[1]))
+        return output
+
+    monkeypatch.setattr(model.llm, "forward", recording_forward)
+    clip = build_synthetic_clip(1.0, seed=0)
+    workload = Workload(model, load_log_mel(), clip.samples, PROMPT, num_new_tokens=4)
+    workload.answer()
+    assert workload.outcome is not None
+    num_prompt = workload.outcome.num_prompt_positions
+    assert calls == [(num_prompt, 0, 1), *[(1, num_prompt + step, 1) for step in range(3)]]
+
+
+def test_answer_longer_than_the_context_is_refused(dev_model: SALMONN) -> None:
+    model = dev_model
+    limit = model.llm.config.get_text_config().max_position_embeddings
+    clip = build_synthetic_clip(1.0, seed=0)
+    workload = Workload(model, load_log_mel(), clip.samples, PROMPT, num_new_tokens=limit)
+    with pytest.raises(UserError, match=f"--new_tokens {limit}: .* {limit} positions"):
+        workload.answer()
+
+
+# --- timing ---------------------------------------------------------------------------------
+
+
+def make_answer(seconds: float) -> timing.Answer:
+    return timing.Answer(
+        {"prefill": seconds / 4, "decode": 3 * seconds / 4}, seconds / 4, seconds, 4
+    )
+
+
+def test_cold_call_and_warmup_do_not_count() -> None:
+    durations = iter([100.0, 50.0, 40.0, 1.0, 2.0, 3.0])
+    iterations = timing.repeat_answers(lambda: make_answer(next(durations)), 2, 3)
+    assert [kind for kind, _ in iterations] == ["cold", "warmup", "warmup", *["measured"] * 3]
+    summary = timing.summarise_measured(iterations)
+    assert summary["total_seconds"]["mean"] == 2.0
+    assert summary["total_seconds"]["max"] == 3.0
+    assert summary["tpot_seconds"]["p50"] == 0.5  # (2 - 0.5) / 3
+
+
+def test_summarise_known_values() -> None:
+    summary = timing.summarise([float(value) for value in range(101)])
+    assert (summary["p50"], summary["p90"], summary["p99"]) == (50.0, 90.0, 99.0)
+    assert summary["std"] == pytest.approx(29.300170647967224)  # sqrt(101 * 102 / 12)
+    assert timing.summarise([2.0])["std"] is None
+
+
+def test_gpu_clock_waits_for_the_device_before_every_reading(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    events: list[str] = []
+
+    def read() -> float:
+        events.append("read")
+        return float(len(events))
+
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: events.append("wait"))
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=read))
+    clock = timing.PhaseClock(torch.device("cuda"))
+    clock.end_phase("prefill")
+    clock.end_phase("decode")
+    assert events == ["wait", "read"] * 3
+    assert clock.phase_seconds == {"prefill": 2.0, "decode": 2.0}
+    assert clock.seconds_until("decode") == 4.0
+
+
+# --- memory ---------------------------------------------------------------------------------
+
+
+def test_weights_of_parts_and_tied_weights_once(dev_model: SALMONN) -> None:
+    model = dev_model
+    sizes = memory.measure_weights(model)
+    whisper = model.speech_encoder
+    assert sizes["whisper"] == 4 * sum(p.numel() for p in whisper.parameters())
+    adapters = [p for name, p in model.llm.named_parameters() if "lora_" in name]
+    assert sizes["adapters"] == 4 * sum(p.numel() for p in adapters) > 0
+    base = model.llm.get_base_model()
+    assert base.lm_head.weight is base.model.embed_tokens.weight
+    own = sum(p.numel() for name, p in base.named_parameters() if "lora_" not in name)
+    buffers = sum(buffer.nbytes for buffer in base.buffers())
+    assert sizes["llm"] == 4 * own + buffers
+    connector = [
+        p
+        for name, p in model.named_parameters()
+        if not name.startswith(("speech_encoder.", "beats.", "llama_model."))
+    ]
+    fixed = sum(b.nbytes for b in model.speech_Qformer.buffers()) if model.speech_Qformer else 0
+    assert sizes["qformer_and_projector"] == 4 * sum(p.numel() for p in connector) + fixed
+
+
+def test_real_number_types_count() -> None:
+    model = nn.Module()
+    model.speech_encoder = nn.Linear(8, 4, bias=False).half()
+    model.llama_model = nn.Linear(8, 4, bias=False)
+    assert memory.measure_weights(model)["whisper"] == 64
+    assert memory.measure_weights_by_type(model) == {"float32": 128, "float16": 64}
+
+
+@pytest.mark.parametrize(("quantization", "bits"), [("nf4", 4), ("int8", 8)])
+def test_quantised_weights(dev: Golden, dev_model: SALMONN, quantization: str, bits: int) -> None:
+    pytest.importorskip("bitsandbytes")
+    model = dev.build_model(quantization=quantization)
+    names = ("Linear4bit", "Linear8bitLt")  # peft's wrappers are called the same
+    modules = [m for m in model.llm.modules() if type(m).__name__ in names]
+    linears: list[Any] = [m for m in modules if not hasattr(m, "base_layer")]
+    assert linears
+    num_quantised = sum(m.in_features * m.out_features for m in linears)
+    plain = memory.measure_weights(dev_model)["llm"]
+    packed = plain - 4 * num_quantised + num_quantised * bits // 8
+    clip = build_synthetic_clip(1.0, seed=0)
+    for is_used in (False, True):
+        size = memory.measure_weights(model)["llm"]
+        if quantization == "nf4":
+            # a maximum per 64 weights, 16 float32 levels per layer; the first call of the CPU
+            # kernel may turn the maxima from float32 into bfloat16
+            possible = {b * num_quantised // 64 + 64 * len(linears) for b in {4, 4 - 2 * is_used}}
+        else:
+            possible = {4 * sum(m.out_features for m in linears)}  # one scale per row
+        assert size - packed in possible
+        Workload(model, load_log_mel(), clip.samples, PROMPT, num_new_tokens=2).answer()
+
+
+@has_reset
+def test_peak_excludes_what_was_freed_before_and_includes_what_comes_after() -> None:
+    ballast = np.ones(300 * MIB, dtype=np.uint8)
+    earlier_peak = memory.read_process_bytes("VmHWM") or 0
+    del ballast
+    meter = memory.PeakMeter(CPU)
+    used: Any = meter.read()
+    assert used.process_peak_bytes < earlier_peak - 250 * MIB
+    work = np.ones(200 * MIB, dtype=np.uint8)
+    del work
+    used = meter.read()
+    assert used.process_peak_bytes >= used.process_before_bytes + 190 * MIB
+    assert used.process_after_bytes < used.process_before_bytes + 50 * MIB
+
+
+@has_reset
+def test_reported_peak_excludes_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from_config = SALMONN.from_config
+
+    def load_wastefully(*args: Any, **kwargs: Any) -> SALMONN:
+        ballast = np.ones(300 * MIB, dtype=np.uint8)
+        del ballast
+        return from_config(*args, **kwargs)
+
+    monkeypatch.setattr(SALMONN, "from_config", load_wastefully)
+    used = run(tmp_path / "x.json")["memory"]
+    # the tiny model itself needs some 50 MiB to encode 10 s
+    assert used["process_before_bytes"] <= used["process_peak_bytes"]
+    assert used["process_peak_bytes"] < used["process_before_bytes"] + 200 * MIB
+
+
+@pytest.mark.parametrize("is_ignored", [False, True], ids=["not permitted", "without effect"])
+def test_peak_is_none_where_it_cannot_be_reset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_ignored: bool
+) -> None:
+    ballast = np.ones(100 * MIB, dtype=np.uint8)
+    del ballast
+    fake = tmp_path / "clear_refs" if is_ignored else tmp_path / "no" / "clear_refs"
+    monkeypatch.setattr(memory, "CLEAR_REFS_PATH", fake)
+    if is_ignored:
+        status = tmp_path / "status"
+        status.write_text("VmHWM:\t  900000 kB\nVmRSS:\t  100000 kB\n")
+        monkeypatch.setattr(memory, "STATUS_PATH", status)
+    use = memory.PeakMeter(CPU).read()
+    assert use.process_peak_bytes is None
+
+
+def test_nothing_is_measured_off_linux(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "STATUS_PATH", tmp_path / "no_status")
+    monkeypatch.setattr(memory, "CLEAR_REFS_PATH", tmp_path / "no" / "clear_refs")
+    assert set(memory.PeakMeter(CPU).read().as_dict().values()) == {None}
+
+
+def test_gpu_peak_is_reset_first_and_read_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    readings = {"memory_allocated": 1, "max_memory_allocated": 2, "max_memory_reserved": 3}
+    for name in ("synchronize", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda device, name=name: calls.append(name))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: calls.append("empty_cache"))
+    for name, value in readings.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    meter = memory.PeakMeter(torch.device("cuda"))
+    assert calls == ["synchronize", "empty_cache", "reset_peak_memory_stats"]
+    use = meter.read()
+    assert calls[-1] == "synchronize"
+    assert (use.gpu_before_bytes, use.gpu_peak_allocated_bytes) == (1, 2)
+    assert use.gpu_peak_reserved_bytes == 3
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_gpu(tmp_path: Path) -> None:
+    report = run(tmp_path / "x.json", "--device", "cuda")
+    used = report["memory"]
+    assert used["gpu_before_bytes"] >= used["weights_bytes"]["total"]
+    assert used["gpu_peak_allocated_bytes"] > used["gpu_before_bytes"]
+    assert used["gpu_peak_reserved_bytes"] >= used["gpu_peak_allocated_bytes"]
+
+
+# --- clips ----------------------------------------------------------------------------------
+
+
+def test_synthetic_clip_is_seeded_audible_and_of_its_length() -> None:
+    clip = build_synthetic_clip(1.5, seed=4)
+    assert clip.samples.shape == (24000,)
+    assert clip.samples.dtype == np.float32
+    assert np.abs(clip.samples).max() == pytest.approx(0.5, abs=1e-6)
+    assert (clip.samples == build_synthetic_clip(1.5, seed=4).samples).all()
+    assert (clip.samples != build_synthetic_clip(1.5, seed=5).samples).any()
+
+
+def test_seconds_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "clip.wav"
+    soundfile.write(path, np.random.default_rng(0).uniform(-1, 1, 3 * 16000), 16000)
+    whole = load_timing_clip(path)
+    assert (whole.seconds, whole.was_cut) == (3.0, False)
+    part = load_timing_clip(path, 2.0)
+    assert (part.seconds, part.was_cut) == (2.0, True)
+    assert (part.samples == whole.samples[:32000]).all()
+    with pytest.raises(UserError, match="--seconds 4: .* is only 3.00 s long"):
+        load_timing_clip(path, 4.0)
+
+
+# --- what users get wrong -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--num_it", "0"], "--num_it 0: give 1 or more"),
+        (["--num_warmup", "-1"], "--num_warmup -1: give 0 or more"),
+        (["--new_tokens", "1"], "--new_tokens 1: give 2 or more: TPOT"),
+        (["--batch_size", "0"], "--batch_size 0: give 1 or more"),
+        (["--seconds", "31"], "--seconds 31: a clip is 1 to 30 s long"),
+        (["--seconds", "nan"], "--seconds nan: a clip is 1 to 30 s long"),
+        (["--audio", "no_such.wav"], "no_such.wav: no such file"),
+        (["--device", "gpu"], "'gpu' is none of auto, cpu, cuda, cuda:N"),
+        (["--device", "mps"], "run.device: mps: only cpu and cuda can be timed"),
+        (["--task", "asrr"], "no prompt for task 'asrr' .* did you mean 'asr'"),
+        (["--options", "model.test_prompt_path="], "model.test_prompt_path is not set"),
+        (["--options", "model.beats_path=no.pt"], "model.beats_path: nothing at"),
+        (["--options", "model.ckpt=no.pth"], "model.ckpt: nothing at"),
+    ],
+)
+def test_bad_input(tmp_path: Path, words: list[str], message: str) -> None:
+    out = tmp_path / "x.json"
+    config = str(GOLDEN_DIR / "dev" / "config_lora.yaml")
+    with pytest.raises(UserError, match=message):
+        script.main(["--cfg-path", config, "--out", str(out), *words])
+    assert not list(tmp_path.iterdir())
+
+
+def test_model_without_llm(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"model.only_preprocessor: true and has no LLM"):
+        run(tmp_path / "x.json", options=("model.only_preprocessor=true", "model.ckpt="))
+
+
+def test_exit_status_2_and_one_line(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        str(ROOT / "evaluate_efficiency_salmonn.py"),
+        "--cfg-path",
+        "no.yaml",
+    ]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: no configuration file at no.yaml")
+    assert len(result.stderr.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+# --- the file -------------------------------------------------------------------------------
+
+
+def test_out_is_never_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text("mine")
+    with pytest.raises(UserError, match="already there and never overwritten"):
+        choose_report_path(path)
+    with pytest.raises(UserError, match="cannot write in"):
+        choose_report_path(path / "below_a_file.json")
+    # taken between the choice and the end of the measurement
+    written = save_report({"a": 1}, path)
+    assert written == tmp_path / "x_2.json"
+    assert json.loads(written.read_text()) == {"a": 1}
+    assert path.read_text() == "mine"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x.json", "x_2.json"]
+
+
+def test_default_name_is_dated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = choose_report_path(None)
+    assert path.parent.name == "efficiency_results"
+    assert path.name.endswith("_efficiency.json")
+    assert not list(tmp_path.iterdir())
+    assert save_report({}, path).is_file()
+
+
+def test_failed_write_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="Out of range float values"):
+        save_report({"a": float("nan")}, tmp_path / "x.json")
+    assert not list(tmp_path.iterdir())
+
+
+def test_commit_is_none_outside_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert machine.find_commit() is None

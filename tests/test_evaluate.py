@@ -1,0 +1,666 @@
+"""evaluate_salmonn.py and `run.evaluate: true` on the golden dev model: files, scores, mistakes."""
+
+import csv
+import json
+import logging
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import evaluate_salmonn
+from audiolm.config import Config
+from audiolm.config_file import flatten, load_config
+from audiolm.errors import UserError, run_command
+from audiolm.evaluation import pipeline, scores
+from audiolm.evaluation.aac import compute_caption_scores
+from audiolm.evaluation.asr import compute_wer
+from audiolm.evaluation.inputs import choose_row_ids, find_score_kind
+from audiolm.evaluation.pipeline import evaluate_test_set
+from audiolm.evaluation.predictions import Prediction, PredictionFile
+from audiolm.models.salmonn import SALMONN
+
+ROOT = Path(__file__).resolve().parent.parent
+GOLDEN = ROOT / "tests" / "data" / "golden"
+DEV = GOLDEN / "dev"
+CONFIG = DEV / "config_lora.yaml"
+QFORMER = "model.qformer={hidden_size: 56, num_heads: 4, intermediate_size: 96}"  # variant.json
+QUICK = (QFORMER, "generate.num_beams=1", "generate.max_new_tokens=6")
+MODES = ("submission_asr", "submission_aac", "valid_asr", "valid_aac")
+TEXTS = {
+    "a.wav": "the quick brown fox",
+    "b.wav": "she had your dark suit in greasy wash water all year",
+    "c.wav": "a dog barks while rain falls on the roof",
+    "d44.wav": "the quick brown fox",
+    "e_short.wav": "she had your dark suit",
+}
+
+RunCommand = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunCommand:
+    """Run the command line in the test's folder; returns the CSV it wrote."""
+
+    def run_main(*flags: str, options: tuple[str, ...] = ()) -> Path:
+        before = set(tmp_path.glob("*_results/*.csv"))
+        arguments = [*flags, "--cfg-path", str(CONFIG), "--options", *QUICK, *options]
+        assert evaluate_salmonn.main(arguments) == 0
+        (written,) = set(tmp_path.glob("*_results/*.csv")) - before
+        return written
+
+    return run_main
+
+
+def write_annotation(path: Path, entries: list[dict[str, Any]]) -> str:
+    path.write_text(json.dumps({"annotation": entries}), encoding="utf-8")
+    return str(path)
+
+
+def make_entries(*names: str, **values: Any) -> list[dict[str, Any]]:
+    return [
+        {"path": name, "text": TEXTS[name], "task": "asr", "testset_id": f"test{i:04d}", **values}
+        for i, name in enumerate(names)
+    ]
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def read_texts(path: Path) -> list[str]:
+    return [row["text"] for row in read_rows(path)]
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def read_references() -> list[list[str]]:
+    content = json.loads((DEV / "annotation_asr.json").read_text(encoding="utf-8"))
+    return [[entry["text"]] for entry in content["annotation"]]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_each_mode_writes_its_files(
+    mode: str, run: RunCommand, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    csv_path = run(
+        "--mode", mode, options=("run.batch_size_eval=2", "datasets.group_by_length=true")
+    )
+    folder = "submission_results" if mode.startswith("submission") else "valid_results"
+    assert csv_path.parent == tmp_path / folder
+    assert re.fullmatch(rf"\d{{4}}-\d\d-\d\d_\d\d-\d\d-\d\d_{mode}", csv_path.stem)
+    assert csv_path.read_text(encoding="utf-8").startswith("testset_id,text\ntest0000,")
+    assert [row["testset_id"] for row in read_rows(csv_path)] == [f"test{i:04d}" for i in range(5)]
+
+    lines = read_lines(csv_path.with_suffix(".jsonl"))
+    assert [line["index"] for line in lines] == [2, 1, 3, 0, 4]  # longest first
+    by_index = sorted(lines, key=lambda line: line["index"])
+    assert [line["id"] for line in by_index] == list(TEXTS)
+    assert [line["audio_seconds"] for line in by_index] == [1.3, 3.7, 8.2, 1.6, 1.0]
+    assert by_index[0]["prompt"] == (
+        "USER: <Speech><SpeechHere></Speech> Transcribe the recording.\nASSISTANT:"
+    )
+    assert [line["text"].replace("\b", "") for line in by_index] == [
+        text.replace("\b", "") for text in read_texts(csv_path)
+    ]
+
+    record = json.loads(csv_path.with_suffix(".json").read_text(encoding="utf-8"))
+    assert record["mode"] == mode
+    assert record["config_path"] == str(CONFIG)
+    assert record["num_clips"] == 5
+    assert "token" not in record["config"]["model"]
+    printed = capsys.readouterr().out
+    assert f"predictions: {csv_path.relative_to(tmp_path)}" in printed
+    has_score = {"valid_asr": "WER", "valid_aac": "CIDEr-D"}.get(mode)
+    assert ("WER" in printed, "CIDEr-D" in printed) == (has_score == "WER", has_score == "CIDEr-D")
+    assert bool(record["scores"]) == bool(has_score)
+
+
+def test_whole_run_equals_the_recorded_one(run: RunCommand) -> None:
+    """Rows 1, 2 and 4 had no padding beside their batch mates; the recording is lower-cased."""
+    recorded = json.loads((DEV / "goldens" / "e2e_lora.json").read_text(encoding="utf-8"))["text"]
+    beams = ("generate.num_beams=4", "generate.max_new_tokens=24", "run.batch_size_eval=2")
+    csv_path = run("--mode", "valid_asr", options=beams)
+    texts = [line["text"] for line in read_lines(csv_path.with_suffix(".jsonl"))]
+    assert [texts[i].lower() for i in (1, 2, 4)] == [recorded[i] for i in (1, 2, 4)]
+    assert "People" in texts[1]  # no text is lower-cased
+
+
+def test_wer_is_printed_with_its_parts(run: RunCommand, capsys: pytest.CaptureFixture[str]) -> None:
+    csv_path = run("--mode", "valid_asr")
+    references = [texts[0] for texts in read_references()]
+    expected = compute_wer(read_texts(csv_path), references, scorer="reference")
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == f"WER: {100 * expected.wer:.4f}%"
+    assert printed[1] == (
+        f"{expected.substitutions} substitutions, {expected.deletions} deletions, "
+        f"{expected.insertions} insertions; {expected.num_words} words in 5 clips"
+    )
+    record = json.loads(csv_path.with_suffix(".json").read_text(encoding="utf-8"))
+    assert record["scores"]["wer"] == expected.wer
+
+
+def test_first_reference_counts_for_wer() -> None:
+    right, wrong = ["a red fox"], ["rain"]
+    assert scores.score_transcripts(right, [[*right, *wrong]]).values["wer"] == 0.0
+    assert scores.score_transcripts(right, [[*wrong, *right]]).values["wer"] == 3.0
+
+
+def test_cider_d_is_never_called_spider(
+    run: RunCommand, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AAC_METRICS_JAVA_PATH", "no-such-java")
+    csv_path = run("--mode", "valid_aac")
+    references = read_references()
+    expected = compute_caption_scores(read_texts(csv_path), references)["cider_d"]
+    printed = capsys.readouterr().out
+    assert f"CIDEr-D: {expected:.4f}\n" in printed
+    assert not re.search(r"SPIDEr: *\d", printed)
+    assert "aac-metrics-download" in printed
+
+
+def test_spider_is_printed_where_it_can_be_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {"spider": 0.25, "cider_d": 0.4, "spice": 0.1}
+    monkeypatch.setattr(scores, "check_metrics_available", lambda metrics: None)
+    monkeypatch.setattr(scores, "compute_caption_scores", lambda *arguments: values)
+    report = scores.score_captions(["a"], [["a"]])
+    assert report.lines == ["SPIDEr: 0.2500", "CIDEr-D: 0.4000, SPICE: 0.1000"]
+
+
+def test_spider_that_breaks_half_way_leaves_cider_d(monkeypatch: pytest.MonkeyPatch) -> None:
+    def compute(hypotheses: Any, references: Any, metrics: tuple[str, ...]) -> dict[str, float]:
+        if "spice" in metrics:
+            raise UserError("spice could not be computed")
+        return {"cider_d": 1.5}
+
+    monkeypatch.setattr(scores, "check_metrics_available", lambda metrics: None)
+    monkeypatch.setattr(scores, "compute_caption_scores", compute)
+    report = scores.score_captions(["a"], [["a"]])
+    assert report.values == {"cider_d": 1.5}
+    assert report.lines[1] == "SPIDEr is not computed: spice could not be computed"
+
+
+def test_batches_answer_as_single_clips(run: RunCommand, tmp_path: Path) -> None:
+    """Mixed tasks, prompts of several lengths, clips of 1 s to 8 s."""
+    entries = make_entries(*TEXTS)
+    entries[1] |= {"task": "QA", "Q": "How many people talk in the clip, and what do they say?"}
+    entries[2] |= {"task": "audiocaption"}
+    annotation = write_annotation(tmp_path / "mixed.json", entries)
+    found = []
+    for batch_size, groups in ((1, "false"), (5, "false"), (2, "true")):
+        options = (
+            f"datasets.test_ann_path={annotation}",
+            f"run.batch_size_eval={batch_size}",
+            f"datasets.group_by_length={groups}",
+            "generate.num_beams=4",
+            "generate.max_new_tokens=24",
+        )
+        found.append(read_texts(run("--mode", "valid_asr", options=options)))
+    assert found[0] == found[1] == found[2]
+    assert len(set(found[0])) > 1
+
+
+def test_prompt_follows_the_task_of_the_entry(run: RunCommand) -> None:
+    csv_path = run(
+        "--mode", "valid_asr", options=(f"datasets.test_ann_path={DEV / 'annotation_mixed.json'}",)
+    )
+    prompts = [line["prompt"] for line in read_lines(csv_path.with_suffix(".jsonl"))]
+    assert [prompt.removeprefix("USER: <Speech><SpeechHere></Speech> ") for prompt in prompts] == [
+        "Transcribe the recording.\nASSISTANT:",
+        "How many people talk in the clip?\nASSISTANT:",
+        "Caption the sound, please.\nASSISTANT:",
+    ]
+
+
+def test_own_annotation_wins_over_the_common_one(run: RunCommand, tmp_path: Path) -> None:
+    own = write_annotation(tmp_path / "own.json", make_entries("a.wav", "b.wav"))
+    options = (f"datasets.test_ann_path_aac={own}",)
+    assert len(read_rows(run("--mode", "valid_aac", options=options))) == 2
+    assert len(read_rows(run("--mode", "submission_asr", options=options))) == 5
+
+
+@pytest.mark.parametrize(
+    ("flags", "mode"),
+    [
+        (("--task", "asr"), "valid_asr"),
+        (("--task", "aac", "--skip_scoring"), "submission_aac"),
+        (("--mode", "valid_asr", "--skip_scoring"), "submission_asr"),
+    ],
+)
+def test_deprecated_flags_work_and_warn_once(
+    flags: tuple[str, ...], mode: str, run: RunCommand, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*flags).stem.endswith(mode)
+    errors = capsys.readouterr().err
+    assert errors.count("deprecated") == 1
+    assert f"use --mode {mode}" in errors
+
+
+def test_loading_processes_change_nothing(run: RunCommand) -> None:
+    alone = read_texts(run("--mode", "submission_asr"))
+    assert read_texts(run("--mode", "submission_asr", options=("run.num_workers=1",))) == alone
+
+
+def test_skipped_clip_keeps_its_row(
+    run: RunCommand,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    audio = tmp_path / "audio"
+    shutil.copytree(DEV / "audio", audio)
+    (audio / "b.wav").write_bytes(b"not audio")
+    (audio / "d44.wav").unlink()
+    options = (f"datasets.prefix={audio}", "datasets.bad_audio=skip", "run.batch_size_eval=1")
+    csv_path = run("--mode", "valid_asr", options=options)
+    texts = read_texts(csv_path)
+    assert [bool(text) for text in texts] == [True, False, True, False, True]
+    record = json.loads(csv_path.with_suffix(".json").read_text(encoding="utf-8"))
+    assert record["num_skipped"] == 2
+    assert [clip["id"] for clip in record["skipped"]] == ["b.wav", "d44.wav"]
+    assert "2 skipped clips are scored as empty answers" in capsys.readouterr().out
+    assert "skipped annotation[1] (b.wav): " in caplog.text
+    assert "skipped annotation[3] (d44.wav): " in caplog.text
+
+
+def test_crash_keeps_what_was_decoded(
+    run: RunCommand,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    real_generate, calls = SALMONN.generate, []
+
+    def generate(self: SALMONN, samples: Any, *args: Any, **kwargs: Any) -> list[str]:
+        calls.append(samples)
+        if len(calls) == 3:
+            raise RuntimeError("out of memory")
+        return real_generate(self, samples, *args, **kwargs)
+
+    monkeypatch.setattr(SALMONN, "generate", generate)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run("--mode", "submission_asr", options=("run.batch_size_eval=2",))
+    (path,) = (tmp_path / "submission_results").iterdir()  # neither CSV nor JSON
+    assert path.suffix == ".jsonl"
+    assert [line["index"] for line in read_lines(path)] == [0, 1, 2, 3]
+    assert all(line["text"] for line in read_lines(path))
+    assert "stopped early: 4 of 5 predictions are in" in caplog.text
+
+
+def test_no_gradients_are_recorded(run: RunCommand, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    real_encode = SALMONN.encode_speech
+
+    def encode(self: SALMONN, *args: Any, **kwargs: Any) -> Any:
+        result = real_encode(self, *args, **kwargs)
+        seen.append((torch.is_grad_enabled(), result[0].requires_grad, self.training))
+        return result
+
+    monkeypatch.setattr(SALMONN, "encode_speech", encode)
+    run("--mode", "submission_asr")
+    assert set(seen) == {(False, False, False)}
+
+
+def test_files_of_runs_that_start_together_do_not_collide(tmp_path: Path) -> None:
+    wanted = tmp_path / "results" / "stem.csv"
+    prediction = Prediction(0, "a.wav", None, "asr", "prompt", "\udcff 소리")
+    with PredictionFile(wanted, 1) as first, PredictionFile(wanted, 1) as second:
+        assert not wanted.parent.exists()  # before the first answer
+        first.append([prediction])
+        second.append([prediction])
+    assert [first.csv_path.name, second.csv_path.name] == ["stem.csv", "stem_2.csv"]
+    assert read_lines(second.path)[0]["text"] == "\udcff 소리"
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [[None, None], ["test0007", None], ["test0007", "test0007"]],
+    ids=["none", "some", "the same"],
+)
+def test_rows_get_ids_where_the_entries_have_none_of_their_own(
+    ids: list[str | None], run: RunCommand, tmp_path: Path
+) -> None:
+    entries = make_entries("a.wav", "b.wav")
+    for entry, testset_id in zip(entries, ids, strict=True):
+        entry["testset_id"] = testset_id
+    annotation = write_annotation(tmp_path / "own.json", entries)
+    csv_path = run("--mode", "valid_asr", options=(f"datasets.test_ann_path={annotation}",))
+    assert [row["testset_id"] for row in read_rows(csv_path)] == ["test0000", "test0001"]
+
+
+def test_own_ids_are_kept() -> None:
+    clips = pipeline.load_annotation(DEV / "annotation_asr.json")
+    assert choose_row_ids(clips[2:]) == ["test0002", "test0003", "test0004"]
+
+
+def test_ids_the_validator_refuses_are_told(
+    run: RunCommand, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entries = make_entries("a.wav", testset_id="clip-1")
+    options = (f"datasets.test_ann_path={write_annotation(tmp_path / 'own.json', entries)}",)
+    run("--mode", "submission_asr", options=options)
+    assert "submission_validator.py finds 1 errors" in capsys.readouterr().err
+
+
+# --- bad input: one line, exit 2, nothing written ---
+
+
+def expect_refusal(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> str:
+    """The one line of a run that ends with status 2 and leaves no file."""
+    monkeypatch.setattr(sys, "argv", ["evaluate_salmonn.py", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        run_command(evaluate_salmonn.main)
+    assert stop.value.code == 2
+    captured = capsys.readouterr()
+    assert not captured.out
+    assert not list(Path.cwd().glob("*_results"))
+    lines = [line for line in captured.err.splitlines() if not line.startswith("decoding")]
+    errors = [line for line in lines if line.startswith("error: ")]
+    assert errors == lines[-1:]
+    return errors[0]
+
+
+def refuse_to_load(*args: Any, **kwargs: Any) -> None:
+    raise AssertionError("the model was loaded before the input was checked")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], r"no --mode: choose one of submission_asr, submission_aac, valid_asr, valid_aac"),
+        (["--mode", "valid"], r"--mode valid is unknown: choose one of submission_asr"),
+        (["--task", "vqa"], r"--task vqa is unknown: choose --mode out of"),
+        (["--mode", "valid_asr", "--task", "aac"], r"--task aac and --mode valid_asr disagree"),
+        (["--mode", "valid_asr", "--cfg-path", "x.yaml"], r"no configuration file at x\.yaml"),
+    ],
+)
+def test_wrong_command_lines(
+    arguments: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert re.search(message, expect_refusal(arguments, monkeypatch, capsys))
+
+
+MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
+    "annotation": (("datasets.test_ann_path=no.json",), r"test_ann_path: nothing at .*no\.json or"),
+    "no annotation": (("datasets.test_ann_path=''",), r"datasets\.test_ann_path_asr is not set"),
+    "prompt file": (("model.test_prompt_path=no.json",), r"test_prompt_path: nothing at"),
+    "no prompt file": (("model.test_prompt_path=''",), r"model\.test_prompt_path is not set"),
+    "checkpoint": (("model.ckpt=no.pth",), r"model\.ckpt: nothing at .*no\.pth"),
+    "BEATs": (("model.beats_path=no.pt",), r"model\.beats_path: nothing at .*no\.pt"),
+    "Whisper": (("model.whisper_path=./no",), r"model\.whisper_path: nothing at"),
+    "LLM": (("model.llama_path=./no",), r"model\.llama_path: nothing at"),
+    "prefix": (("datasets.prefix=no",), r"datasets\.prefix: nothing at"),
+    "option": (("model.beats_paht=x",), r"unknown option model\.beats_paht: did you mean beats"),
+    "device": (("run.device=gpu",), r"run\.device: 'gpu' is none of auto, cpu, cuda, cuda:N"),
+    "template": (("model.prompt_template=USER",), r"prompt_template 'USER' must hold \{\}"),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_wrong_options_stop_before_the_model_is_loaded(
+    options: tuple[str, ...],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(SALMONN, "from_config", refuse_to_load)
+    arguments = ["--mode", "valid_asr", "--cfg-path", str(CONFIG), "--options", *QUICK, *options]
+    assert re.search(message, expect_refusal(arguments, monkeypatch, capsys))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_device_that_is_not_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(SALMONN, "from_config", refuse_to_load)
+    arguments = ["--mode", "valid_asr", "--cfg-path", str(CONFIG), "--device", "cuda:0"]
+    error = expect_refusal(arguments, monkeypatch, capsys)
+    assert "run.device: cuda:0 is not there" in error
+
+
+def change(**values: Any) -> Callable[[list[dict[str, Any]]], Any]:
+    """Change the second entry; None removes the key."""
+
+    def apply(entries: list[dict[str, Any]]) -> dict[str, Any]:
+        entries[1] = {k: v for k, v in {**entries[1], **values}.items() if v is not None}
+        return {"annotation": entries}
+
+    return apply
+
+
+ENTRY_MISTAKES: dict[str, tuple[str, Callable[[list[dict[str, Any]]], Any], str]] = {
+    "bare list": ("valid_asr", lambda entries: entries, r"is a bare list"),
+    "no list": ("valid_asr", lambda entries: {"annotations": entries}, r'is "annotations" meant'),
+    "unknown task": ("valid_asr", change(task="ars"), r"no prompt for task 'ars' .*mean 'asr'"),
+    "no text": ("valid_asr", change(text=None), r'annotation\[1\]: "text" is missing'),
+    "no id": ("submission_asr", change(testset_id=None), r'\[1\]: "testset_id" is missing'),
+    "id twice": ("submission_aac", change(testset_id="test0000"), r"'test0000' is used before"),
+    "question": (
+        "valid_asr",
+        change(task="QA", Q="what is <SpeechHere>?"),
+        r"holds <SpeechHere> 2 times",
+    ),
+    "missing audio": (
+        "valid_asr",
+        change(path="/no.wav"),
+        r"1 of 2 clips have no audio file; first: annotation\[1\] \(/no\.wav\): no such file",
+    ),
+    "one caption": (
+        "valid_aac",
+        lambda entries: {"annotation": entries[:1]},
+        r"CIDEr-D of 1 clip is not defined",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("mode", "spoil", "message"), ENTRY_MISTAKES.values(), ids=ENTRY_MISTAKES.keys()
+)
+def test_wrong_annotations_stop_before_the_model_is_loaded(
+    mode: str,
+    spoil: Callable[[list[dict[str, Any]]], Any],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(SALMONN, "from_config", refuse_to_load)
+    content = spoil(make_entries("a.wav", "b.wav"))
+    Path("own.json").write_text(json.dumps(content), encoding="utf-8")
+    options = ["--options", *QUICK, "datasets.test_ann_path=own.json"]
+    arguments = ["--mode", mode, "--cfg-path", str(CONFIG), *options]
+    assert re.search(message, expect_refusal(arguments, monkeypatch, capsys))
+
+
+def test_all_audio_missing_is_an_error_even_when_skipping(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(SALMONN, "from_config", refuse_to_load)
+    Path("empty").mkdir()
+    options = ["--options", *QUICK, "datasets.prefix=empty", "datasets.bad_audio=skip"]
+    arguments = ["--mode", "valid_asr", "--cfg-path", str(CONFIG), *options]
+    assert "5 of 5 clips have no audio file" in expect_refusal(arguments, monkeypatch, capsys)
+
+
+def test_prompt_without_marker(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("prompts.json").write_text('{"asr": "Transcribe."}', encoding="utf-8")
+    options = ["--options", *QUICK, "model.test_prompt_path=prompts.json"]
+    arguments = ["--mode", "valid_asr", "--cfg-path", str(CONFIG), *options]
+    error = expect_refusal(arguments, monkeypatch, capsys)
+    assert "task 'asr': no sentence holds <SpeechHere> exactly once" in error
+
+
+def test_wrong_checkpoint(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--options", *QUICK, f"model.ckpt={DEV / 'vblora' / 'checkpoint_0.pth'}"]
+    arguments = ["--mode", "valid_asr", "--cfg-path", str(CONFIG), *options]
+    error = expect_refusal(arguments, monkeypatch, capsys)
+    assert "does not fit" in error
+    assert "set model.adapter: vblora" in error
+
+
+def test_mel_bins_that_disagree(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = json.loads(
+        (DEV / "components" / "whisper" / "preprocessor_config.json").read_text(encoding="utf-8")
+    )
+    settings["feature_size"] = 128
+    (tmp_path / "whisper").mkdir()
+    (tmp_path / "whisper" / "preprocessor_config.json").write_text(json.dumps(settings))
+    options = ["--options", *QUICK, "datasets.whisper_path=whisper"]
+    arguments = ["--mode", "valid_asr", "--cfg-path", str(CONFIG), *options]
+    error = expect_refusal(arguments, monkeypatch, capsys)
+    assert "128 mel bins" in error
+    assert "datasets.whisper_path" in error
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_unreadable_audio_names_the_clip(
+    num_workers: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copytree(DEV / "audio", tmp_path / "audio")
+    (tmp_path / "audio" / "b.wav").write_bytes(b"not audio")
+    options = ["--options", *QUICK, "datasets.prefix=audio", f"run.num_workers={num_workers}"]
+    arguments = ["--mode", "valid_asr", "--cfg-path", str(CONFIG), *options]
+    error = expect_refusal(arguments, monkeypatch, capsys)
+    assert "annotation[1] (b.wav)" in error
+    assert "datasets.bad_audio: skip leaves such clips out" in error
+
+
+# --- run.evaluate: true ---
+
+
+def load_test_set_config(annotation: str) -> Config:
+    return load_config(CONFIG, [*QUICK, f"datasets.test_ann_path={annotation}"])
+
+
+def test_test_set_of_mixed_tasks_gets_both_scores(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    entries = make_entries(*TEXTS)
+    for i in (1, 3):
+        entries[i] |= {"task": "audiocaption", "text": ["A dog barks.", "barking"]}
+    entries[4] |= {"task": "QA", "Q": "What is said?"}
+    result = evaluate_test_set(load_test_set_config(write_annotation(tmp_path / "m.json", entries)))
+    assert result is not None
+    assert result.csv_path.parent.name == "valid_results"
+    assert result.csv_path.stem.endswith("test_set")
+    texts = read_texts(result.csv_path)
+    transcripts = compute_wer([texts[0], texts[2]], [TEXTS["a.wav"], TEXTS["c.wav"]])
+    assert result.scores["wer"] == transcripts.wer
+    assert result.scores["num_words"] == 13
+    assert "cider_d" in result.scores
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"WER: {transcripts.wer:.4%}\n")
+    assert "CIDEr-D: " in printed
+    assert "decoded but not scored: tasks QA" in caplog.text
+
+
+def test_test_set_with_one_caption_is_still_decoded(capsys: pytest.CaptureFixture[str]) -> None:
+    result = evaluate_test_set(load_test_set_config(str(DEV / "annotation_mixed.json")))
+    assert result is not None
+    assert len(read_rows(result.csv_path)) == 3
+    assert "captions are not scored: CIDEr-D of 1 clip is not defined" in capsys.readouterr().out
+
+
+def test_only_the_first_process_decodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert evaluate_test_set(load_test_set_config(str(DEV / "annotation_asr.json"))) is None
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("task", "kind"),
+    [("asr", "asr"), ("asr_de", "asr"), ("audiocaption_v2", "aac"), ("QA", ""), ("asrx", "")],
+)
+def test_score_follows_the_task(task: str, kind: str) -> None:
+    assert find_score_kind(task) == kind
+
+
+def test_training_prompts_are_not_needed(run: RunCommand) -> None:
+    run("--mode", "submission_asr", options=("model.prompt_path=no.json",))
+
+
+def test_missing_checkpoint_option_is_told(
+    run: RunCommand, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        run("--mode", "submission_asr", options=("model.ckpt=''",))
+    assert "model.ckpt is not set" in caplog.text
+
+
+# --- the script and the shipped configurations ---
+
+
+def test_help_needs_neither_torch_nor_a_config() -> None:
+    program = (
+        "import sys, evaluate_salmonn\n"
+        "try:\n    evaluate_salmonn.main(['--help'])\n"
+        "except SystemExit as stop:\n    assert stop.code == 0\n"
+        "sys.exit('torch' in sys.modules or 'omegaconf' in sys.modules)"
+    )
+    command = [sys.executable, "-c", program]
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    assert all(mode in finished.stdout for mode in MODES)
+
+
+def test_default_config_is_found_from_anywhere(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It names weights that are not here, so it stops at the first of them."""
+    error = expect_refusal(["--mode", "valid_asr"], monkeypatch, capsys)
+    assert "model.beats_path: nothing at" in error
+    assert str(ROOT / "configs") in error
+
+
+# What differs by right: data, what a run is called, what it starts from, what only training reads.
+NOT_SHARED = ("datasets.", "run.", "generate.", "model.ckpt", "model.prompt_path", "model.max_txt")
+
+
+def load_shared_options(name: str) -> dict[str, Any]:
+    values = flatten(load_config(ROOT / "configs" / name))
+    return {key: value for key, value in values.items() if not key.startswith(NOT_SHARED)}
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("train_stage1.yaml", "train_stage2.yaml"),
+        ("train_stage1.yaml", "salmonn_eval_config.yaml"),
+        ("nano_train_stage1.yaml", "nano_eval.yaml"),
+    ],
+)
+def test_configs_of_one_model_agree(name: str, other: str) -> None:
+    assert load_shared_options(name) == load_shared_options(other)
+
+
+def test_shipped_configs_use_one_end_symbol() -> None:
+    for name in ("train_stage1.yaml", "train_stage2.yaml", "salmonn_eval_config.yaml"):
+        config = load_config(ROOT / "configs" / name)
+        assert (config.model.end_sym, config.generate.end_sym) == ("", ""), name
