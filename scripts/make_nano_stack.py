@@ -5,7 +5,8 @@
 
 `--texts` holds one sentence per line; the tokenizer is trained on them, each behind a prompt of
 `--tasks` in turn, so that prompts cost few tokens. A folder that already holds the same stack is
-left as it is.
+left as it is. With `--connector CONFIG` it also writes connector.pth: Q-Former, queries and projector
+of that configuration's sizes, drawn by the same rule, to start the first stage from.
 """
 
 import argparse
@@ -13,12 +14,16 @@ import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "audiolm-trainer"))
 
 from audiolm.config import ModelConfig
 from audiolm.errors import UserError, run_command
 from audiolm.prompts import PromptBook, apply_template
+
+if TYPE_CHECKING:
+    from audiolm.models.random_stack import StackPaths
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -49,7 +54,32 @@ def main(arguments: Sequence[str]) -> int:
     )
     for name, path in vars(paths).items():
         print(f"{name}: {path}")
+    if options.connector:
+        print(f"connector: {write_connector(paths, options.connector, options.seed)}")
     return 0
+
+
+def write_connector(paths: "StackPaths", config_path: str, seed: int) -> Path:
+    """connector.pth beside the stack; the Q-Former's own default start learns far more slowly."""
+    import torch
+    from audiolm.config_file import load_config, plain_config
+    from audiolm.models.checkpoint import save_checkpoint
+    from audiolm.models.random_stack import initialise_by_fan_in
+    from audiolm.models.salmonn import SALMONN
+
+    out_path = paths.llama_path.parent / "connector.pth"
+    if out_path.is_file():
+        return out_path
+    options = [f"model.{name}={path}" for name, path in vars(paths).items()]
+    config = load_config(config_path, [*options, "model.ckpt="])
+    torch.manual_seed(seed)
+    model = SALMONN.from_config(config.model)
+    assert model.speech_Qformer is not None and model.speech_query_tokens is not None
+    initialise_by_fan_in(model.speech_Qformer)
+    initialise_by_fan_in(model.speech_llama_proj)
+    torch.nn.init.normal_(model.speech_query_tokens)
+    save_checkpoint(out_path, model, config=plain_config(config))
+    return out_path
 
 
 def read_prompts(paths: Sequence[str], tasks: Sequence[str]) -> list[str]:
@@ -72,6 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--texts", required=True, help="text file, one sentence per line")
     parser.add_argument("--prompts", nargs="+", default=[], help="prompt files (JSON)")
     parser.add_argument("--tasks", nargs="+", default=["asr"], help="tasks of the prompt files")
+    parser.add_argument("--connector", help="training configuration to write connector.pth for")
     parser.add_argument("--seed", type=int, default=0, help="of the random weights (0)")
     parser.add_argument("--size", choices=("tiny", "nano", "midsize"), default="nano")
     parser.add_argument(

@@ -18,7 +18,22 @@ started=$SECONDS
 announce() { printf '\n== %s  (%d s)\n' "$*" "$((SECONDS - started))"; }
 
 # The newest finished run of an experiment: only a finished one has summary.json.
-find_finished() { ls -d demo/runs/"$1"_*/summary.json 2>/dev/null | sort | tail -n 1 | xargs -r dirname; }
+find_finished() {
+    { ls -d demo/runs/"$1"_*/summary.json 2>/dev/null || true; } | sort | tail -n 1 | xargs -r dirname
+}
+last_checkpoint() { # of a finished experiment: stages go on from it, whatever its validation loss
+    find "$(find_finished "$1")" -name 'checkpoint_[0-9]*.pth' | sort -V | tail -n 1
+}
+
+# One process per core, at most two, sharing batches of 32 clips.
+launch=("$VENV_PYTHON" audiolm-trainer/train.py)
+batch_size=32
+if [ "$(nproc 2>/dev/null || echo 1)" -ge 2 ]; then
+    launch=("$VENV_PYTHON" -m torch.distributed.run --standalone --nproc_per_node=2
+        audiolm-trainer/train.py)
+    batch_size=16
+    export OMP_NUM_THREADS=1
+fi
 
 train_stage() { # experiment, config, further options
     local experiment="$1" config="$2" folder
@@ -27,8 +42,8 @@ train_stage() { # experiment, config, further options
     if [ -n "$folder" ]; then
         echo "reusing $folder"
     else
-        "$VENV_PYTHON" audiolm-trainer/train.py --cfg-path "$config" \
-            --options run.output_dir=demo/runs run.exp_name="$experiment" "$@"
+        "${launch[@]}" --cfg-path "$config" --options run.output_dir=demo/runs \
+            run.exp_name="$experiment" run.batch_size_train="$batch_size" "$@"
     fi
 }
 
@@ -37,14 +52,17 @@ announce "1/7 demo corpus: speech and sound scenes"
 
 announce "2/7 nano stack: tiny random Whisper, BEATs and Llama in the formats of the real ones"
 "$VENV_PYTHON" scripts/make_nano_stack.py -o demo/stack --texts demo/corpus/texts.txt \
-    --prompts audiolm-trainer/prompts/{train,test}_prompt.json --tasks asr audiocaption_v2
+    --prompts audiolm-trainer/prompts/{train,test}_prompt.json --tasks asr audiocaption_v2 \
+    --connector configs/nano_train_stage1.yaml
 
-announce "3/7 stage 1: words, short phrases and single sounds"
-train_stage nano_stage1 configs/nano_train_stage1.yaml
+announce "3/7 stage 1: the ten digits, then words, short phrases and single sounds"
+train_stage nano_digits configs/nano_train_stage1.yaml run.optims.max_epoch=8 \
+    datasets.train_ann_path=demo/corpus/train_digits.json
+train_stage nano_stage1 configs/nano_train_stage1.yaml \
+    model.ckpt="$(last_checkpoint nano_digits)"
 
 announce "4/7 stage 2: whole sentences and scenes"
-stage1="$(find_finished nano_stage1)"
-train_stage nano_stage2 configs/nano_train_stage2.yaml model.ckpt="$stage1/checkpoint_best.pth"
+train_stage nano_stage2 configs/nano_train_stage2.yaml model.ckpt="$(last_checkpoint nano_stage1)"
 checkpoint="$(find_finished nano_stage2)/checkpoint_best.pth"
 
 announce "5/7 scores on voices, sentences and scenes that training never heard"
@@ -67,7 +85,7 @@ done
 
 announce "done"
 echo "model:        $checkpoint"
-echo "training:     $stage1/log.jsonl and $(dirname "$checkpoint")/log.jsonl"
+echo "training:     $(find_finished nano_stage1)/log.jsonl and $(dirname "$checkpoint")/log.jsonl"
 echo "scores:       valid_results/"
 echo "efficiency:   efficiency_results/"
 echo "submissions:  submission_results/"

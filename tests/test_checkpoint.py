@@ -147,20 +147,23 @@ def test_frozen_connector_is_not_saved(dev: Golden) -> None:
     assert parts == {"ln_speech", "ln_audio", "llama_model"}
 
 
+@pytest.mark.parametrize("failing", ["torch.save", "os.fsync", "os.replace"])
 def test_failed_write_leaves_the_old_file(
-    dev_model: SALMONN, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    failing: str, dev_model: SALMONN, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a.pth"
     save_checkpoint(path, dev_model)
     before = path.read_bytes()
 
-    def fill_disk(content: Any, file: Any) -> None:
-        file.write(b"half a file")
+    def fill_disk(*args: Any) -> None:
+        if failing == "torch.save":
+            args[1].write(b"half a file")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(checkpoint.torch, "save", fill_disk)
+    module, function = failing.split(".")
+    monkeypatch.setattr(getattr(checkpoint, module), function, fill_disk)
     with pytest.raises(OSError, match="no space"):
-        save_checkpoint(path, dev_model)
+        save_checkpoint(path, dev_model, epoch=1)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["a.pth"]
 

@@ -177,6 +177,7 @@ def test_override_without_a_value(write: Any) -> None:
         ("run: {optims: 3}", "run.optims: expected a mapping of options, found 3"),
         ("run: {batch_size_train: 0}", "run.batch_size_train: 0 is below 1"),
         ("model: {second_per_window: -1}", "model.second_per_window: -1.0 is below 0.02"),
+        ("model: {second_per_window: 31}", "model.second_per_window: 31.0 is above 30"),
         ("model: {quantization: int4}", "model.quantization: 'int4' is none of none, int8, nf4"),
         ("model: {adapter: lorra}", "model.adapter: 'lorra' is none of lora, dora, vblora, hra"),
         ("model: {audio_tokens: aware}", "model.audio_tokens: 'aware' is none of fixed"),

@@ -494,7 +494,7 @@ def test_bad_input(tmp_path: Path, words: list[str], message: str) -> None:
 
 
 def test_model_without_llm(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"model.only_preprocessor: true and has no LLM"):
+    with pytest.raises(UserError, match=r"model.only_preprocessor: true builds no LLM"):
         run(tmp_path / "x.json", options=("model.only_preprocessor=true", "model.ckpt="))
 
 

@@ -22,6 +22,8 @@ MODES = [
     pytest.param({"audio_tokens": tokens, "whisper_input": whisper}, id=f"{tokens}-{whisper}")
     for tokens, whisper in itertools.product(("fixed", "length_aware"), ("padded", "trimmed"))
 ]
+WHOLE_CLIP = {"window_level_Qformer": False, "audio_tokens": "length_aware"}
+MODES += [pytest.param(WHOLE_CLIP, id="whole_clip")]
 NUM_CLIPS = 5  # of the annotation: 1.3, 3.7, 8.2, 1.6 (44.1 kHz) and 1 s
 
 
@@ -136,8 +138,7 @@ def test_number_of_audio_tokens(changes: dict[str, Any], expected: list[int], de
 @torch.no_grad()
 def test_without_windows_queries_look_at_real_audio_only(dev: Golden) -> None:
     """`length_aware` masks what lies beyond a clip; whatever is there has no influence."""
-    changes = {"window_level_Qformer": False, "audio_tokens": "length_aware"}
-    model = dev.build_model(ckpt="", whisper_input="trimmed", **changes)
+    model = dev.build_model(ckpt="", whisper_input="trimmed", **WHOLE_CLIP)
     samples = dev.load_samples([0])
     expected, _ = encode(model, samples)
     samples["spectrogram"][:, :, 200:] = 1.0  # the clip ends at 130
@@ -244,7 +245,7 @@ def test_only_preprocessor(dev: Golden, dev_model: SALMONN) -> None:
     assert model.llama_model is None
     model.train()
     for call in (model, model.generate):
-        with pytest.raises(UserError, match="only_preprocessor: true and has no LLM"):
+        with pytest.raises(UserError, match="model.only_preprocessor: true builds no LLM"):
             call(samples, prompts=dev.prompts("single.0"))
 
 
@@ -362,6 +363,17 @@ def test_frozen_encoders_are_not_random_in_training(dev: Golden) -> None:
     expected = model(samples, prompts=prompts)["loss"]
     model.train()
     assert all(model(samples, prompts=prompts)["loss"] == expected for _ in range(3))
+
+
+def test_dropout_of_the_qformer_can_be_turned_off(dev: Golden) -> None:
+    sizes = dataclasses.asdict(dev.config.model.qformer)
+    samples, prompts = dev.load_samples([0]), dev.prompts("single.0")
+    for dropout in (0.0, 0.5):
+        model = dev.build_model(qformer=sizes | {"dropout": dropout}, lora_dropout=0.0)
+        expected = float(model(samples, prompts=prompts)["loss"].detach())
+        model.train()
+        actual = float(model(samples, prompts=prompts)["loss"].detach())
+        assert (actual == expected) == (dropout == 0.0)
 
 
 def test_adapter_dropout_is_random_in_training(dev: Golden) -> None:

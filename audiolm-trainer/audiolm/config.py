@@ -17,6 +17,7 @@ class QFormerConfig:
     num_heads: int = 12
     intermediate_size: int = 3072
     num_layers: int = 2
+    dropout: float = 0.1  # of hidden states and attention, in training
 
 
 @dataclass
@@ -166,6 +167,13 @@ MINIMUMS: dict[str, float] = {
     "run.optims.max_grad_norm": 0,
     "generate.max_new_tokens": 1,
     "generate.num_beams": 1,
+}
+
+# Largest allowed values.
+MAXIMUMS: dict[str, float] = {
+    "model.second_per_window": 30,  # the longest clip
+    "model.lora_dropout": 1,
+    "model.qformer.dropout": 1,
 }
 
 # Options that name a file or folder to read.

@@ -50,7 +50,7 @@ def load_config(
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path}: {error}") from error
     assert isinstance(content, dict)
-    config = build_config(content, source=str(path))
+    config = build_config(content, source=str(path))  # type: ignore[arg-type]
     resolve_input_paths(config, path.resolve().parent, required)
     return config
 
@@ -150,6 +150,9 @@ def _check_values(built: Any, section: str, source: str) -> None:
     for key, minimum in options.MINIMUMS.items():
         if key in values and values[key] < minimum:
             raise UserError(f"{source}: {key}: {values[key]} is below {minimum:g}")
+    for key, maximum in options.MAXIMUMS.items():
+        if key in values and values[key] > maximum:
+            raise UserError(f"{source}: {key}: {values[key]} is above {maximum:g}")
     adapter = values.get("model.adapter")
     if adapter is not None and not isinstance(adapter, bool) and adapter not in ADAPTERS:
         raise UserError(f"{source}: model.adapter: {adapter!r} is none of {', '.join(ADAPTERS)}")

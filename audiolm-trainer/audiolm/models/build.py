@@ -146,6 +146,7 @@ def _build_connector(
         intermediate_size=size.intermediate_size,
         num_layers=size.num_layers,
         frame_width=frame_width,
+        dropout=size.dropout,
     )
     std = qformer.config.initializer_range
     shape = (1, options.num_speech_query_token, size.hidden_size)

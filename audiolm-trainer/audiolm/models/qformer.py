@@ -50,7 +50,13 @@ class Windows:
 
 
 def build_qformer(
-    *, hidden_size: int, num_heads: int, intermediate_size: int, num_layers: int, frame_width: int
+    *,
+    hidden_size: int,
+    num_heads: int,
+    intermediate_size: int,
+    num_layers: int,
+    frame_width: int,
+    dropout: float = 0.1,
 ) -> Blip2QFormerModel:
     """A randomly initialised Q-Former over frames of width `frame_width`."""
     config = Blip2QFormerConfig(
@@ -60,6 +66,8 @@ def build_qformer(
         num_hidden_layers=num_layers,
         encoder_hidden_size=frame_width,
         cross_attention_frequency=1,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
     )
     return Blip2QFormerModel(config)
 

@@ -82,9 +82,8 @@ class SALMONN(nn.Module):
         self.speech_Qformer = speech_Qformer
         self.speech_llama_proj = speech_llama_proj
         for name in frozen - {"llama_model"}:
-            part = getattr(self, name)
-            if part is not None:
-                part.requires_grad_(False)
+            if getattr(self, name) is not None:
+                getattr(self, name).requires_grad_(False)
         self.eval()
 
     @classmethod
@@ -107,10 +106,8 @@ class SALMONN(nn.Module):
     def llm(self) -> Any:
         """The LLM with its adapter; a `UserError` when the model was built without one."""
         if self.llama_model is None:
-            raise UserError(
-                "the model was built with model.only_preprocessor: true and has no LLM; "
-                "set it to false to train or generate"
-            )
+            message = "model.only_preprocessor: true builds no LLM; set it to false to use one"
+            raise UserError(message)
         return self.llama_model
 
     def encode_speech(
@@ -240,10 +237,8 @@ class SALMONN(nn.Module):
     ) -> list[str]:
         """Answers as plain text, special tokens removed, cut at the end symbol.
 
-        Args:
-            samples: as in `forward`; text is not needed.
-            generate_cfg: the `generate` section (dataclass, OmegaConf node or dict).
-            prompts: B templated prompts that hold `<SpeechHere>` once.
+        `samples` is as in `forward` without text, `generate_cfg` the `generate` section (dataclass,
+        OmegaConf node or dict), `prompts` B templated prompts that hold `<SpeechHere>` once.
         """
         inputs = self.prepare(samples, prompts)
         return generate_texts(

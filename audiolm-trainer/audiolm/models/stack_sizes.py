@@ -57,11 +57,12 @@ TINY = StackSize(
     },
     num_tokens=400,
 )
+# Shallow, because nothing is pretrained: each further layer learns more slowly from scratch.
 NANO = StackSize(
     name="nano",
-    whisper=_whisper(width=128, num_layers=3, num_heads=4, ffn_width=512),
+    whisper=_whisper(width=128, num_layers=1, num_heads=4, ffn_width=512),
     beats={
-        "encoder_layers": 2,
+        "encoder_layers": 1,
         "encoder_embed_dim": 96,
         "encoder_ffn_embed_dim": 384,
         "encoder_attention_heads": 4,
@@ -71,7 +72,7 @@ NANO = StackSize(
     },
     llama={
         "hidden_size": 128,
-        "num_hidden_layers": 3,
+        "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "head_dim": 32,
