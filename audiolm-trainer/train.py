@@ -3,6 +3,7 @@
     python train.py --cfg-path ../configs/train_stage1.yaml
     torchrun --nproc_per_node=2 train.py --cfg-path ../configs/train_stage1.yaml
     python train.py --cfg-path X.yaml --options run.seed=1 run.optims.init_lr 1e-4
+    python train.py --cfg-path X.yaml --resume auto # or a run folder: go on after an interruption
     python train.py --cfg-path X.yaml --dryrun      # tiny random weights, everything else as given
 
 Each run writes its own folder under `run.output_dir`: config.yaml, log.jsonl, a checkpoint per
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
         evaluate_test_set(config)
     else:
         resolve_input_paths(config, config_dir, REQUIRED_PATHS)
-        train(config)
+        train(config, args.resume)
     return 0
 
 
@@ -70,6 +71,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--cfg-path", required=True, help="YAML configuration file")
     parser.add_argument("--options", nargs="+", default=[], help="overrides: a.b=c, or a.b c")
+    parser.add_argument("--resume", default="", help="run folder to go on with, or auto")
     parser.add_argument("--dryrun", action="store_true", help="tiny random weights, a few steps")
     parser.add_argument("--print-config", action="store_true", help="show every option and stop")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -91,6 +93,7 @@ class Run:
     steps_per_epoch: int  # optimiser steps
     folder: Path
     log: RunLog | None  # of the main process
+    first_epoch: int
     validations: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -98,11 +101,12 @@ class Run:
         return self.steps_per_epoch * self.config.run.optims.max_epoch
 
 
-def train(config: Config) -> Path:
+def train(config: Config, resume: str = "") -> Path:
     """Run the whole training that the configuration describes; returns the run's folder."""
-    run = set_up(config)
-    batches = run.train_data.endless()  # a pass may go on in the next epoch
-    for epoch in range(config.run.optims.max_epoch):
+    run = set_up(config, resume)
+    # A pass over the data may go on in the next epoch.
+    batches = run.train_data.endless(run.first_epoch * run.batches_per_epoch)
+    for epoch in range(run.first_epoch, config.run.optims.max_epoch):
         train_epoch(run, itertools.islice(batches, run.batches_per_epoch), epoch)
         validate_and_save(run, epoch)
     if run.log is not None:
@@ -111,7 +115,7 @@ def train(config: Config) -> Path:
     return run.folder
 
 
-def set_up(config: Config) -> Run:
+def set_up(config: Config, resume: str = "") -> Run:
     """Steps 2 to 6: everything before the loop."""
     from accelerate.utils import broadcast_object_list, set_seed
 
@@ -120,6 +124,7 @@ def set_up(config: Config) -> Run:
     from audiolm.training.data import ClipBatches, check_data
     from audiolm.training.engine import build_accelerator
     from audiolm.training.optimiser import build_optimiser
+    from audiolm.training.resume import find_resume_point
     from audiolm.training.tracking import open_run
 
     # 2. Engine and seed
@@ -132,21 +137,30 @@ def set_up(config: Config) -> Run:
     valid_data = ClipBatches(config, config.datasets.valid_ann_path, accelerator, is_train=False)
 
     # 4. Model
+    resume_point = find_resume_point(resume, options) if resume else None
+    if resume_point is not None:
+        config.model.ckpt = resume_point.checkpoints_after(config.model.ckpt)
     device = accelerator.device
     model = SALMONN.from_config(config.model, device=device, dtype=half_dtype(device))
     check_data(model, train_data)
     check_data(model, valid_data)
-    set_seed(options.seed, device_specific=True)  # dropout differs between processes
-    model.prompt_random.seed(f"{options.seed}/{accelerator.process_index}")
 
     # 5. Optimiser and length of the run
     optimiser = build_optimiser(model, options.optims)
     wrapped, optimiser = accelerator.prepare(model, optimiser)
     batches_per_epoch = len(train_data) if options.epoch_based else options.iters_per_epoch
     steps_per_epoch = -(-batches_per_epoch // options.accum_grad_iters)
+    validations = []
+    if resume_point is not None:
+        state = resume_point.load_state()
+        optimiser.load_state_dict(state["optimizer"])
+        if accelerator.scaler is not None and state.get("scaler"):
+            accelerator.scaler.load_state_dict(state["scaler"])
+        validations = resume_point.read_validations()
 
     # 6. Run folder, last: a mistake above leaves nothing behind
-    opened = [open_run(config) if accelerator.is_main_process else (None, None)]
+    old_folder = resume_point.folder if resume_point is not None else None
+    opened = [open_run(config, old_folder) if accelerator.is_main_process else (None, None)]
     folder, log = opened[0]
     folder = broadcast_object_list([folder])[0]
     assert folder is not None
@@ -155,16 +169,20 @@ def set_up(config: Config) -> Run:
     return Run(
         config, accelerator, train_data, valid_data, model, wrapped, optimiser,
         batches_per_epoch, steps_per_epoch, folder, log,
+        resume_point.epoch if resume_point is not None else 0, validations,
     )  # fmt: skip
 
 
 def train_epoch(run: Run, batches: Iterator[dict[str, Any]], epoch: int) -> None:
     """7. The loop: gather micro-batches, one optimiser step, log."""
+    from accelerate.utils import set_seed
     from tqdm import tqdm
 
     from audiolm.training.progress import Meter
 
     options = run.config.run
+    set_seed(options.seed + epoch, device_specific=True)  # dropout differs between processes
+    run.model.prompt_random.seed(f"{options.seed}/{epoch}/{run.accelerator.process_index}")
     run.wrapped.train()
     meter = Meter()
     bar = tqdm(

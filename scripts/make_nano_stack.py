@@ -5,8 +5,8 @@
 
 `--texts` holds one sentence per line; the tokenizer is trained on them, each behind a prompt of
 `--tasks` in turn, so that prompts cost few tokens. A folder that already holds the same stack is
-left as it is. With `--connector CONFIG` it also writes connector.pth: Q-Former, queries and projector
-of that configuration's sizes, drawn by the same rule, to start the first stage from.
+left as it is. With `--connector CONFIG` it also writes connector.pth: Q-Former, queries and
+projector of that configuration's sizes, drawn by the same rule, to start the first stage from.
 """
 
 import argparse
@@ -62,6 +62,7 @@ def main(arguments: Sequence[str]) -> int:
 def write_connector(paths: "StackPaths", config_path: str, seed: int) -> Path:
     """connector.pth beside the stack; the Q-Former's own default start learns far more slowly."""
     import torch
+
     from audiolm.config_file import load_config, plain_config
     from audiolm.models.checkpoint import save_checkpoint
     from audiolm.models.random_stack import initialise_by_fan_in
@@ -74,7 +75,8 @@ def write_connector(paths: "StackPaths", config_path: str, seed: int) -> Path:
     config = load_config(config_path, [*options, "model.ckpt="])
     torch.manual_seed(seed)
     model = SALMONN.from_config(config.model)
-    assert model.speech_Qformer is not None and model.speech_query_tokens is not None
+    assert model.speech_Qformer is not None
+    assert model.speech_query_tokens is not None
     initialise_by_fan_in(model.speech_Qformer)
     initialise_by_fan_in(model.speech_llama_proj)
     torch.nn.init.normal_(model.speech_query_tokens)

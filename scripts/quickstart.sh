@@ -5,7 +5,7 @@
 #
 #   ./scripts/quickstart.sh
 #
-# A second run reuses what is finished; after an interruption it goes on with the stage it was in.
+# A second run reuses what is finished; after an interruption it goes on from the last epoch.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/environment.sh
@@ -42,7 +42,7 @@ train_stage() { # experiment, config, further options
     if [ -n "$folder" ]; then
         echo "reusing $folder"
     else
-        "${launch[@]}" --cfg-path "$config" --options run.output_dir=demo/runs \
+        "${launch[@]}" --cfg-path "$config" --resume auto --options run.output_dir=demo/runs \
             run.exp_name="$experiment" run.batch_size_train="$batch_size" "$@"
     fi
 }
@@ -70,6 +70,14 @@ for mode in valid_asr valid_aac; do
     "$VENV_PYTHON" evaluate_salmonn.py --mode "$mode" --cfg-path configs/nano_eval.yaml \
         --options model.ckpt="$checkpoint"
 done
+
+"$VENV_PYTHON" - demo/corpus/test_aac.json <<'PYTHON'
+import json, sys
+from audiolm.evaluation.aac import compute_best_constant_caption
+references = [row["text"] for row in json.load(open(sys.argv[1]))["annotation"]]
+caption, score = compute_best_constant_caption(references, [t for texts in references for t in texts])
+print(f"for comparison, the best caption that never listens: '{caption}' for every clip, CIDEr-D: {score:.4f}")
+PYTHON
 
 announce "6/7 speed and memory"
 "$VENV_PYTHON" evaluate_efficiency_salmonn.py --cfg-path configs/nano_eval.yaml \

@@ -123,10 +123,11 @@ class Golden:
         return self.tensors[self._full_key(key)]
 
     def assert_close(self, key: str, actual: torch.Tensor, *, rows: Any = slice(None)) -> None:
-        """`actual` equals the recording (of those rows) within its own tolerance: twenty times
-        the difference between the reference in float32 and in float64."""
+        """`actual` equals the recording (of those rows) within three times its own tolerance, which
+        is twenty times the difference between the reference in float32 and in float64: the
+        filterbank is another implementation, and rounding differs between CPUs."""
         tolerances = self.tolerances["tensors"]
-        atol = tolerances.get(self._full_key(key), tolerances.get(key))["atol"]
+        atol = tolerances.get(self._full_key(key), tolerances.get(key))["atol"] * 3
         expected = self.tensor(key)[rows]
         assert actual.shape == expected.shape
         torch.testing.assert_close(actual.detach(), expected, atol=atol, rtol=0, check_dtype=False)

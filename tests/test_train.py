@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-
 import train as train_script
+
 from audiolm.config_file import load_config
 from audiolm.errors import UserError
 from audiolm.models.checkpoint import read_checkpoint
@@ -200,9 +200,7 @@ def gradients(batch_size: int, num_batches: int, tmp_path: Path) -> dict[str, to
 
 def split_clip(batch: dict[str, Any], row: int) -> dict[str, Any]:
     """One clip of a batch, still padded to the batch's length."""
-    return {
-        key: value[row : row + 1] if key != "skipped" else [] for key, value in batch.items()
-    }
+    return {key: value[row : row + 1] if key != "skipped" else [] for key, value in batch.items()}
 
 
 def test_defect_06_loss_is_a_mean_over_all_answer_tokens(tmp_path: Path) -> None:
@@ -245,3 +243,41 @@ def test_print_config_shows_every_section(capsys: pytest.CaptureFixture, tmp_pat
     shown = capsys.readouterr().out
     assert all(section in shown for section in ("model:", "datasets:", "run:", "generate:"))
     assert "token:" not in shown
+
+
+def test_defect_04_a_run_goes_on_where_it_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three epochs straight, and two after a kill in the second: equal weights, bit for bit."""
+    options = ("run.optims.max_epoch=3", "model.lora_dropout=0.1", "run.iters_per_epoch=4")
+    train_script.main(arguments(tmp_path / "straight", *options))
+
+    class Killed(BaseException):
+        """Stands for a kill: nothing catches it."""
+
+    real_step = train_script.train_step
+
+    def step(run: Any, micro_batches: Any, number: int, meter: Meter) -> float:
+        if number == 6:
+            raise Killed
+        return real_step(run, micro_batches, number, meter)
+
+    monkeypatch.setattr(train_script, "train_step", step)
+    with pytest.raises(Killed):
+        train_script.main(arguments(tmp_path / "killed", *options))
+    monkeypatch.setattr(train_script, "train_step", real_step)
+    train_script.main([*arguments(tmp_path / "killed", *options), "--resume", "auto"])
+
+    (straight,), (killed,) = run_folders(tmp_path / "straight"), run_folders(tmp_path / "killed")
+    wanted = read_checkpoint(straight / "checkpoint_2.pth")["model"]
+    resumed = read_checkpoint(killed / "checkpoint_2.pth")["model"]
+    assert all(torch.equal(wanted[key], resumed[key]) for key in wanted)
+    summaries = [json.loads((f / "summary.json").read_text()) for f in (straight, killed)]
+    assert summaries[0]["validations"] == summaries[1]["validations"]
+
+
+def test_resume_needs_an_unfinished_run(finished: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is finished"):
+        train_script.main([*arguments(tmp_path), "--resume", str(finished)])
+    with pytest.raises(UserError, match="no run folder"):
+        train_script.main([*arguments(tmp_path), "--resume", str(tmp_path)])

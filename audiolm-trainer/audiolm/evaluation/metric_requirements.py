@@ -42,7 +42,7 @@ def check_metrics_available(metrics: Sequence[str]) -> None:
     problems = [problem for problem in problems if problem]
     if problems:
         concerned = [metric for metric in metrics if metric in JAVA_METRICS or metric == "fense"]
-        raise UserError(f"{', '.join(concerned)} cannot be computed here: {'. '.join(problems)}")
+        raise UserError(f"{', '.join(concerned)} cannot be computed here: {'; '.join(problems)}")
 
 
 def _find_java_problem() -> str:

@@ -1,5 +1,6 @@
 """Loaders for training and validation, as the configuration describes them."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -73,12 +74,12 @@ class ClipBatches:
             self.tally.add(samples)
             yield samples
 
-    def endless(self) -> Iterator[dict[str, Any]]:
-        """Pass after pass."""
-        number = 0
+    def endless(self, start: int = 0) -> Iterator[dict[str, Any]]:
+        """Pass after pass, from batch `start` of the whole run on."""
+        number, skipped = divmod(start, len(self))
         while True:
-            yield from self.one_pass(number)
-            number += 1
+            yield from itertools.islice(self.one_pass(number), skipped, None)
+            number, skipped = number + 1, 0
 
 
 def check_data(model: SALMONN, data: ClipBatches) -> None:

@@ -19,10 +19,11 @@ from audiolm.training.run_folder import create_run_folder
 WANDB_PROJECT = "audio_lm"
 
 
-def open_run(config: Config) -> tuple[Path, "RunLog"]:
-    """Make the run's folder, save the configuration in it and open the log."""
-    folder = create_run_folder(config.run.output_dir, config.run.exp_name)
-    save_config(config, folder / "config.yaml")
+def open_run(config: Config, folder: Path | None = None) -> tuple[Path, "RunLog"]:
+    """Make a run's folder with its configuration, or take an old run's, and open the log."""
+    if folder is None:
+        folder = create_run_folder(config.run.output_dir, config.run.exp_name)
+        save_config(config, folder / "config.yaml")
     log = RunLog(folder, config.run.loggers, config.run.exp_name, plain_config(config))
     return folder, log
 
