@@ -39,7 +39,7 @@ TABLE = {
     27: "test_evaluate: test_each_mode_writes_its_files",
     28: "test_caption_metrics: test_perfect_captions_score_the_ceiling_despite_case_and_stop",
     29: "test_asr_metrics: test_corpus_figure_equals_golden, test_known_values",
-    30: "test_prompts: test_defect_30_question_is_filled_in, test_defect_30_split_needs_exactly_one_marker",
+    30: "test_prompts: test_defect_30_question_is_filled_in, test_split_at_marker",
     31: "test_evaluate: test_crash_keeps_what_was_decoded",
     32: "test_model: test_options_train_and_generate, test_only_preprocessor",
     33: "test_checkpoint: test_all_bad_keys_are_in_one_message",
@@ -52,7 +52,7 @@ TABLE = {
     40: "test_validator: test_texts_are_the_text_they_are",
     41: "test_validator: test_bad_rows_are_named, test_suspicious_texts_are_warned_of",
     42: "test_validator: test_runs_alone_from_anywhere",
-    43: "test_inference: test_page_calls_its_handler_with_its_inputs, test_page_is_private_unless_asked",
+    43: "test_inference: test_page_is_private_unless_asked, test_page_shows_mistakes",
     44: "test_inference: test_cli_survives_bad_paths",
 }  # fmt: skip
 
