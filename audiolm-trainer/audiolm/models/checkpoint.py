@@ -6,6 +6,7 @@ strict: each key is used, known junk, or an error that lists every bad key. Writ
 
 import os
 import pickle
+import struct
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,13 @@ from audiolm.models.key_names import from_file_key, is_junk, to_file_key
 CONNECTOR = ("speech_Qformer.", "speech_query_tokens", "speech_llama_proj.", "ln_")
 PRETRAINED = ("speech_encoder", "beats", "llama_model")  # parts with weights files of their own
 ADAPTER_MARKS = {"lora": ".lora_", "vblora": "vblora_", "hra": ".hra_"}
+
+# What reading a damaged or foreign pickle has been seen to raise.
+DAMAGE = (
+    pickle.UnpicklingError, zipfile.BadZipFile, struct.error, EOFError, OSError, ImportError,
+    ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RuntimeError,
+    TypeError, ValueError,
+)  # fmt: skip
 
 # What a dimension of a weight says about the model: part of its file key, dimension, meaning.
 SIZES = (
@@ -128,7 +136,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         content = torch.load(
             path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
         )
-    except Exception as error:  # a damaged pickle can make its reader raise anything
+    except DAMAGE as error:
         why = f"it is damaged or no torch file ({type(error).__name__})"
         if "weights_only" in str(error) or isinstance(error, pickle.UnpicklingError):
             why = "it holds more than tensors and plain values, or is no torch file"
