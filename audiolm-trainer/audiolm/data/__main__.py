@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from audiolm.errors import run_command
 
 _COUNTS = {
-    "num-speech": (6000, "training utterances"),
+    "num-speech": (9000, "training utterances"),
     "num-scenes": (2500, "training sound scenes"),
     "num-valid-speech": (100, "validation utterances"),
     "num-valid-scenes": (60, "validation scenes"),

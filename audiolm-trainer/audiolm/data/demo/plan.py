@@ -17,7 +17,7 @@ from audiolm.errors import UserError
 
 # Parts of the training speech, as shares of `num_speech`, from easy to hard: a model without any
 # pretraining learns ten digits quickly, and from there the other words; all at once it does not.
-DIGITS_SHARE, WORDS_SHARE, SHORT_SHARE = 0.1, 0.2, 0.25  # the rest is whole sentences
+DIGITS_SHARE, WORDS_SHARE, SHORT_SHARE = 0.07, 0.14, 0.2  # the rest is whole sentences
 _SINGLE_SHARE = 0.7  # single words among "one and two words"
 
 MIN_SPEECH = 10  # so that every part has a clip
@@ -32,7 +32,7 @@ class CorpusOptions:
     """All that a demo corpus depends on: a seed (0 or more) and the number of clips per part."""
 
     seed: int = 0
-    num_speech: int = 6000  # training utterances
+    num_speech: int = 9000  # training utterances
     num_scenes: int = 2500  # training scenes
     num_valid_speech: int = 100
     num_valid_scenes: int = 60
