@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # torch is imported where it is used, so that --help answers 
     from accelerate import Accelerator
 
     from audiolm.config import Config
+    from audiolm.data.sampler import BatchPlan
     from audiolm.models.salmonn import SALMONN
     from audiolm.training.data import ClipBatches
     from audiolm.training.tracking import RunLog
@@ -89,7 +90,7 @@ class Run:
     model: SALMONN
     wrapped: torch.nn.Module
     optimiser: torch.optim.Optimizer
-    batches_per_epoch: int  # micro-batches per process
+    plan: BatchPlan
     steps_per_epoch: int  # optimiser steps
     folder: Path
     log: RunLog | None  # of the main process
@@ -105,9 +106,9 @@ def train(config: Config, resume: str = "") -> Path:
     """Run the whole training that the configuration describes; returns the run's folder."""
     run = set_up(config, resume)
     # A pass over the data may go on in the next epoch.
-    batches = run.train_data.endless(run.first_epoch * run.batches_per_epoch)
+    batches = run.train_data.endless(run.first_epoch * run.steps_per_epoch)
     for epoch in range(run.first_epoch, config.run.optims.max_epoch):
-        train_epoch(run, itertools.islice(batches, run.batches_per_epoch), epoch)
+        train_epoch(run, batches, epoch)
         validate_and_save(run, epoch)
     if run.log is not None:
         run.log.finish(run.validations, run.train_data.tally, run.valid_data.tally)
@@ -119,6 +120,7 @@ def set_up(config: Config, resume: str = "") -> Run:
     """Steps 2 to 6: everything before the loop."""
     from accelerate.utils import broadcast_object_list, set_seed
 
+    from audiolm.data.sampler import plan_batches
     from audiolm.models.device import half_dtype
     from audiolm.models.salmonn import SALMONN
     from audiolm.training.data import ClipBatches, check_data
@@ -133,8 +135,10 @@ def set_up(config: Config, resume: str = "") -> Run:
     set_seed(options.seed)  # the same new weights on every process
 
     # 3. Data
-    train_data = ClipBatches(config, config.datasets.train_ann_path, accelerator, is_train=True)
-    valid_data = ClipBatches(config, config.datasets.valid_ann_path, accelerator, is_train=False)
+    accumulation = options.accum_grad_iters
+    plan = plan_batches(options.batch_size_train, accumulation, accelerator.num_processes)
+    train_data = ClipBatches(config, config.datasets.train_ann_path, accelerator, plan)
+    valid_data = ClipBatches(config, config.datasets.valid_ann_path, accelerator)
 
     # 4. Model
     resume_point = find_resume_point(resume, options) if resume else None
@@ -148,8 +152,9 @@ def set_up(config: Config, resume: str = "") -> Run:
     # 5. Optimiser and length of the run
     optimiser = build_optimiser(model, options.optims)
     wrapped, optimiser = accelerator.prepare(model, optimiser)
-    batches_per_epoch = len(train_data) if options.epoch_based else options.iters_per_epoch
-    steps_per_epoch = -(-batches_per_epoch // options.accum_grad_iters)
+    steps_per_epoch = -(-options.iters_per_epoch // options.accum_grad_iters)
+    if options.epoch_based:
+        steps_per_epoch = train_data.steps_per_pass
     validations = []
     if resume_point is not None:
         state = resume_point.load_state()
@@ -168,7 +173,7 @@ def set_up(config: Config, resume: str = "") -> Run:
     accelerator.print(f"{folder}: {num_trained:,} weights to train", file=sys.stderr)
     return Run(
         config, accelerator, train_data, valid_data, model, wrapped, optimiser,
-        batches_per_epoch, steps_per_epoch, folder, log,
+        plan, steps_per_epoch, folder, log,
         resume_point.epoch if resume_point is not None else 0, validations,
     )  # fmt: skip
 
@@ -182,7 +187,6 @@ def train_epoch(run: Run, batches: Iterator[dict[str, Any]], epoch: int) -> None
 
     options = run.config.run
     set_seed(options.seed + epoch, device_specific=True)  # dropout differs between processes
-    run.model.prompt_random.seed(f"{options.seed}/{epoch}/{run.accelerator.process_index}")
     run.wrapped.train()
     meter = Meter()
     bar = tqdm(
@@ -190,7 +194,7 @@ def train_epoch(run: Run, batches: Iterator[dict[str, Any]], epoch: int) -> None
     )
     for step_in_epoch in bar:
         step = epoch * run.steps_per_epoch + step_in_epoch
-        micro_batches = list(itertools.islice(batches, options.accum_grad_iters))
+        micro_batches = list(itertools.islice(batches, run.plan.num_micro_batches))
         learning_rate = train_step(run, micro_batches, step, meter)
         is_last = step_in_epoch == run.steps_per_epoch - 1
         if run.log is not None and ((step + 1) % options.log_freq == 0 or is_last):

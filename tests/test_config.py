@@ -14,6 +14,7 @@ from audiolm.config_file import (
     build_model_config,
     dump_config,
     flatten,
+    list_corpora,
     load_config,
     save_config,
 )
@@ -183,6 +184,32 @@ def test_override_without_a_value(write: Any) -> None:
         ("model: {audio_tokens: aware}", "model.audio_tokens: 'aware' is none of fixed"),
         ("run: {loggers: [mlflow]}", "run.loggers: 'mlflow' is none of tensorboard, wandb"),
         ("run: {optims: {schedule: step}}", "run.optims.schedule: 'step' is none of cosine"),
+        ("run: {seed: -1}", "run.seed: -1 is below 0"),
+        ("run: {batch_seconds: -1}", "run.batch_seconds: -1.0 is below 0"),
+        ("datasets: {task_temperature: 0}", "task_temperature: 0.0 is below 0.1"),
+        ("datasets: {train_ann_path: 3}", "train_ann_path: 3 is no annotation; give a path or"),
+        ("datasets: {train_ann_path: [{weight: 2}]}", "{'weight': 2} is no annotation"),
+        (
+            "datasets: {train_ann_path: [{path: a.json, wieght: 2}]}",
+            "a.json has the key 'wieght'; allowed: path, weight",
+        ),
+        (
+            "datasets: {train_ann_path: [b.json, {path: a.json, weight: 0}]}",
+            "a.json has the weight 0; it must be a number above 0",
+        ),
+        ("datasets: {augment: {sped: [1, 1]}}", "datasets.augment.sped: did you mean speed?"),
+        (
+            "datasets: {augment: {speed: [0.1, 1.1]}}",
+            r"datasets.augment.speed: \[0.1, 1.1\] is not \[low, high\] between 0.5 and 2, or",
+        ),
+        ("datasets: {augment: {gain_db: [3, -3]}}", r"augment.gain_db: \[3.0, -3.0\] is not"),
+        ("datasets: {augment: {noise_snr_db: [10]}}", r"noise_snr_db: \[10.0\] is not \[low"),
+        ("datasets: {augment: {noise_share: 2}}", "noise_share: 2.0 is above 1"),
+        ("datasets: {augment: {noise_colour: red}}", "noise_colour: 'red' is none of pink, white"),
+        (
+            "datasets: {augment: {specaugment: {max_mask_bins: -1}}}",
+            "specaugment.max_mask_bins: -1 is below 0",
+        ),
         ("- model", "expected sections model, datasets, run, found a list"),
         ("model: {llama_path: [", r"config.yaml: while parsing(.|\n)*, line 2"),
     ],
@@ -260,6 +287,37 @@ def test_missing_path_names_both_places(key: str, two_places: tuple[Path, Path])
     assert message.startswith(f"{key}: nothing at ")
     assert str(here / missing) in message
     assert str(beside / missing) in message
+
+
+def test_training_annotations_are_resolved_in_every_form(two_places: tuple[Path, Path]) -> None:
+    here, beside = two_places
+    path = beside / "config.yaml"
+    (here / "a.json").touch()
+    (beside / "b.json").touch()
+    (beside / "noise").mkdir()
+    required = ("datasets.train_ann_path",)
+    forms = {
+        "a.json": [(str(here / "a.json"), 1.0)],
+        "[a.json, b.json]": [(str(here / "a.json"), 1.0), (str(beside / "b.json"), 1.0)],
+        "[{path: b.json, weight: 2}, {path: a.json}]": [
+            (str(beside / "b.json"), 2.0),
+            (str(here / "a.json"), 1.0),
+        ],
+    }
+    for form, expected in forms.items():
+        path.write_text(f"datasets: {{train_ann_path: {form}, augment: {{noise_dir: noise}}}}")
+        config = load_config(path, required=required)
+        assert list_corpora(config.datasets.train_ann_path) == expected
+        assert config.datasets.augment.noise_dir == str(beside / "noise")
+        again = build_config(yaml.safe_load(dump_config(config)))
+        assert again == config
+    for form in ("[a.json, c.json]", "[{path: c.json, weight: 2}]"):
+        path.write_text(f"datasets: {{train_ann_path: {form}}}")
+        with pytest.raises(UserError, match=r"datasets\.train_ann_path: nothing at .*c\.json"):
+            load_config(path, required=required)
+    path.write_text("datasets: {train_ann_path: []}")
+    with pytest.raises(UserError, match="datasets.train_ann_path is not set"):
+        load_config(path, required=required)
 
 
 def test_hub_ids_are_left_alone(write: Any) -> None:

@@ -13,8 +13,9 @@ import torch
 from audiolm.audio.features import LogMel
 from audiolm.audio.loading import AudioError
 from audiolm.data.annotations import Clip, load_annotation
-from audiolm.data.batches import LengthGroupedBatchSampler, build_loader
+from audiolm.data.batches import build_loader
 from audiolm.data.dataset import AudioDataset, ClipError, SkippedClip
+from audiolm.data.sampler import EvaluationBatchSampler
 from audiolm.errors import UserError
 
 GOLDEN = Path(__file__).resolve().parent / "data" / "golden" / "dev"
@@ -159,7 +160,7 @@ def test_entry_without_text_has_no_reference() -> None:
 
 def make_loader(clips: list[Clip], prefix: Path, **options: Any) -> tuple[AudioDataset, Any]:
     dataset = AudioDataset(clips, prefix, no_log_mel, **options)
-    sampler = LengthGroupedBatchSampler([1.0] * len(clips), 2, seed=0, shuffle=False)
+    sampler = EvaluationBatchSampler([1.0] * len(clips), 2)
     return dataset, build_loader(dataset, sampler, num_workers=1)
 
 

@@ -25,7 +25,7 @@ TABLE = {
     13: "test_train: test_dry_run_trains_the_configured_model",
     14: "test_train: test_best_checkpoint_has_the_lowest_loss",
     15: "test_train: test_defect_15_run_folders_do_not_collide",
-    16: "test_batches: test_defect_16_evaluation_counts_each_clip_exactly_once",
+    16: "test_sampler: test_defect_16_evaluation_counts_each_clip_exactly_once",
     17: "test_prompts: test_defect_17_every_train_task_has_a_test_prompt",
     18: "test_checkpoint: test_nothing_frozen_and_nothing_twice",
     19: "test_generation: test_limit_counts_new_tokens",

@@ -179,3 +179,41 @@ def test_batch_of_prompts_mixes_tasks_and_questions() -> None:
     assert all("Who?" in prompt for prompt in per_sample[1::2])
     with pytest.raises(UserError, match=r"set model\.prompt_path"):
         draw_prompts(None, samples, TEMPLATE, random.Random(0))
+
+
+def test_seeded_prompts_do_not_depend_on_the_split() -> None:
+    """A step of 40 samples in one batch, and in pieces on processes with other states."""
+    book = PromptBook.load(PROMPTS / "train_prompt.json")
+    samples = {
+        "task": ["asr", "QA"] * 20,
+        "Q": ["", "Who?"] * 20,
+        "draw_seed": [f"42/0/{position}" for position in range(40)],
+    }
+    for per_sample in (True, False):
+        drawn: set[tuple[str, ...]] = set()
+        for step in range(8):
+            whole = {**samples, "step_seed": f"42/0/{step}"}
+            prompts = draw_prompts(book, whole, TEMPLATE, random.Random(0), per_sample=per_sample)
+            pieces: list[str] = []
+            for start in range(0, 40, 5):
+                piece = {key: value[start : start + 5] for key, value in samples.items()}
+                source = random.Random(start)
+                seeded = {**piece, "step_seed": f"42/0/{step}"}
+                pieces += draw_prompts(book, seeded, TEMPLATE, source, per_sample=per_sample)
+            assert pieces == prompts
+            assert (len(set(prompts[::2])) == 1) != per_sample
+            drawn.add(tuple(prompts))
+        # The samples' own seeds say the same in each step; a task's prompt changes with the step.
+        assert (len(drawn) == 1) == per_sample
+
+
+def test_another_epoch_draws_other_prompts() -> None:
+    book = PromptBook.load(PROMPTS / "train_prompt.json")
+
+    def draw(epoch: int) -> list[str]:
+        seeds = [f"42/{epoch}/{position}" for position in range(40)]
+        samples = {"task": ["asr"] * 40, "Q": [""] * 40, "draw_seed": seeds}
+        return draw_prompts(book, samples, TEMPLATE, random.Random(0))
+
+    assert draw(0) == draw(0)
+    assert draw(0) != draw(1)

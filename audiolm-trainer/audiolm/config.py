@@ -62,11 +62,36 @@ class ModelConfig:
 
 
 @dataclass
+class SpecAugmentConfig:
+    """Masks on Whisper's log-mel of a training clip; sizes are drawn from 0 to the largest."""
+
+    num_time_masks: int = 0
+    max_mask_seconds: float = 1.0
+    max_mask_share: float = 0.2  # of the clip's frames, for one time mask
+    num_frequency_masks: int = 0
+    max_mask_bins: int = 27  # mel bins, of Whisper's 80 or 128
+
+
+@dataclass
+class AugmentConfig:
+    """Changes to training audio. Ranges are [lowest, highest], drawn evenly; [] is off."""
+
+    speed: list[float] = field(default_factory=list)  # factor; 1.1 is 10 % shorter, higher pitch
+    gain_db: list[float] = field(default_factory=list)
+    noise_snr_db: list[float] = field(default_factory=list)  # clip's power over the noise's
+    noise_share: float = 1.0  # of the clips that get noise
+    noise_colour: str = "pink"  # pink | white: of made noise
+    noise_dir: str = ""  # folder of recorded noise to mix in instead of made noise
+    specaugment: SpecAugmentConfig = field(default_factory=SpecAugmentConfig)
+
+
+@dataclass
 class DatasetsConfig:
     """Where annotations and audio are, and what happens to bad audio."""
 
     prefix: str = ""  # folder that every annotation's `path` is joined to
-    train_ann_path: str = ""
+    train_ann_path: Any = ""  # a file, a list of them, or a list of {path: FILE, weight: 1.0}
+    task_temperature: float = 1.0  # tasks' shares go by clips ** (1 / this); above 1 evens them out
     valid_ann_path: str = ""
     test_ann_path: str = ""  # for both evaluation modes, unless one of the two below is given
     test_ann_path_asr: str = ""
@@ -75,6 +100,7 @@ class DatasetsConfig:
     bad_audio: str = "error"  # error | skip: an unreadable clip stops the run, or is left out
     long_audio: str = "truncate"  # truncate | error | skip: clips over 30 s
     group_by_length: bool = False  # batches of clips of similar length
+    augment: AugmentConfig = field(default_factory=AugmentConfig)  # of training clips
 
 
 @dataclass
@@ -106,6 +132,7 @@ class RunConfig:
     iters_per_epoch: int = 3000  # micro-batches per process
     accum_grad_iters: int = 1  # micro-batches per optimiser step
     batch_size_train: int = 8  # clips per process and micro-batch
+    batch_seconds: float = 0.0  # most padded audio per process and micro-batch; 0: any amount
     batch_size_eval: int = 8
     num_workers: int = 2  # data loading processes per training process
     log_freq: int = 5  # optimiser steps between lines of log.jsonl
@@ -146,6 +173,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.whisper_input": ("padded", "trimmed"),
     "datasets.bad_audio": ("error", "skip"),
     "datasets.long_audio": ("truncate", "error", "skip"),
+    "datasets.augment.noise_colour": ("pink", "white"),
     "run.optims.schedule": ("cosine", "reference"),
 }
 
@@ -156,6 +184,15 @@ MINIMUMS: dict[str, float] = {
     "model.second_stride": 0.02,
     "model.lora_rank": 1,
     "model.max_txt_len": 1,
+    "datasets.task_temperature": 0.1,
+    "datasets.augment.noise_share": 0,
+    "datasets.augment.specaugment.num_time_masks": 0,
+    "datasets.augment.specaugment.max_mask_seconds": 0,
+    "datasets.augment.specaugment.max_mask_share": 0,
+    "datasets.augment.specaugment.num_frequency_masks": 0,
+    "datasets.augment.specaugment.max_mask_bins": 0,
+    "run.seed": 0,
+    "run.batch_seconds": 0,
     "run.iters_per_epoch": 1,
     "run.accum_grad_iters": 1,
     "run.batch_size_train": 1,
@@ -174,6 +211,15 @@ MAXIMUMS: dict[str, float] = {
     "model.second_per_window": 30,  # the longest clip
     "model.lora_dropout": 1,
     "model.qformer.dropout": 1,
+    "datasets.augment.noise_share": 1,
+    "datasets.augment.specaugment.max_mask_share": 1,
+}
+
+# Options that are empty or [lowest, highest], and what both may be.
+RANGES: dict[str, tuple[float, float]] = {
+    "datasets.augment.speed": (0.5, 2.0),
+    "datasets.augment.gain_db": (-60.0, 60.0),
+    "datasets.augment.noise_snr_db": (-30.0, 100.0),
 }
 
 # Options that name a file or folder to read.
@@ -192,12 +238,15 @@ INPUT_PATHS: tuple[str, ...] = (
     "datasets.test_ann_path_asr",
     "datasets.test_ann_path_aac",
     "datasets.whisper_path",
+    "datasets.augment.noise_dir",
 )
 # Paths that are read, when they are set, along with one that must be there.
 READ_ALONG: dict[str, tuple[str, ...]] = {
     "model.llama_path": ("model.beats_path", "model.ckpt", "model.speech_llama_proj_model"),
-    "datasets.train_ann_path": ("datasets.prefix", "datasets.whisper_path"),
-}
+    "datasets.train_ann_path": (
+        "datasets.prefix", "datasets.whisper_path", "datasets.augment.noise_dir",
+    ),
+}  # fmt: skip
 HUB_PATHS = ("model.llama_path", "model.whisper_path", "datasets.whisper_path")
 
 # Other spellings in users' files.

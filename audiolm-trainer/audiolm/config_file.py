@@ -6,6 +6,7 @@ and its nearest neighbour; retired keys are accepted with one warning.
 """
 
 import difflib
+import functools
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -153,12 +154,21 @@ def _check_values(built: Any, section: str, source: str) -> None:
     for key, maximum in options.MAXIMUMS.items():
         if key in values and values[key] > maximum:
             raise UserError(f"{source}: {key}: {values[key]} is above {maximum:g}")
+    for key, (lowest, highest) in options.RANGES.items():
+        ends = values.get(key) or [lowest, highest]
+        if len(ends) != 2 or not lowest <= ends[0] <= ends[1] <= highest:
+            allowed = f"[low, high] between {lowest:g} and {highest:g}, or []"
+            raise UserError(f"{source}: {key}: {ends} is not {allowed}")
     adapter = values.get("model.adapter")
     if adapter is not None and not isinstance(adapter, bool) and adapter not in ADAPTERS:
         raise UserError(f"{source}: model.adapter: {adapter!r} is none of {', '.join(ADAPTERS)}")
     for name in values.get("run.loggers", []):
         if name not in ("tensorboard", "wandb"):
             raise UserError(f"{source}: run.loggers: {name!r} is none of tensorboard, wandb")
+    try:
+        list_corpora(values.get("datasets.train_ann_path"))
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
 
 
 def flatten(built: Any, section: str = "") -> dict[str, Any]:
@@ -171,6 +181,38 @@ def flatten(built: Any, section: str = "") -> dict[str, Any]:
     return flat
 
 
+def list_corpora(train_ann_path: Any) -> list[tuple[str, float]]:
+    """The value of `datasets.train_ann_path` in its one full form: files and their weights.
+
+    Raises:
+        UserError: it is no path, and no list of paths and of `{path: FILE, weight: NUMBER}`.
+    """
+    entries = train_ann_path if isinstance(train_ann_path, list) else [train_ann_path]
+    return [_read_corpus(entry) for entry in entries if entry]
+
+
+def _read_corpus(entry: Any) -> tuple[str, float]:
+    corpus = {"path": entry} if isinstance(entry, str | Path) else entry
+    if not isinstance(corpus, Mapping) or not corpus.get("path"):
+        raise UserError(
+            f"datasets.train_ann_path: {entry!r} is no annotation; "
+            "give a path or {path: FILE, weight: NUMBER}"
+        )
+    for name in corpus:
+        if name not in ("path", "weight"):
+            raise UserError(
+                f"datasets.train_ann_path: {corpus['path']} has the key {name!r}; "
+                "allowed: path, weight"
+            )
+    weight = corpus.get("weight", 1.0)
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight <= 1000:
+        raise UserError(
+            f"datasets.train_ann_path: {corpus['path']} has the weight {weight!r}; "
+            "it must be a number above 0, up to 1000 (1: each clip once per epoch)"
+        )
+    return str(corpus["path"]), float(weight)
+
+
 def resolve_input_paths(config: Config, config_dir: Path, required: Sequence[str] = ()) -> None:
     """Make the input paths that exist absolute, in place.
 
@@ -180,16 +222,21 @@ def resolve_input_paths(config: Config, config_dir: Path, required: Sequence[str
     """
     read = {*required, *(key for first in required for key in options.READ_ALONG.get(first, ()))}
     for key in options.INPUT_PATHS:
-        section, name = key.split(".")
-        holder = getattr(config, section)
+        *sections, name = key.split(".")
+        holder = functools.reduce(getattr, sections, config)
         value = getattr(holder, name)
         if key in required and not value:
             raise UserError(f"{key} is not set; give it in the file or with --options {key}=PATH")
-        if isinstance(value, list):
-            resolved: Any = [_resolve(key, str(item), config_dir, key in read) for item in value]
-        else:
-            resolved = _resolve(key, str(value), config_dir, key in read) if value else value
-        setattr(holder, name, resolved)
+        setattr(holder, name, _resolve_value(key, value, config_dir, key in read))
+
+
+def _resolve_value(key: str, value: Any, config_dir: Path, must_exist: bool) -> Any:
+    """A path, a list of them, or a mapping with a `path`, resolved; nothing stays nothing."""
+    if isinstance(value, list):
+        return [_resolve_value(key, item, config_dir, must_exist) for item in value]
+    if isinstance(value, Mapping):
+        return {**value, "path": _resolve_value(key, value["path"], config_dir, must_exist)}
+    return _resolve(key, str(value), config_dir, must_exist) if value else value
 
 
 def _resolve(key: str, value: str, config_dir: Path, must_exist: bool) -> str:

@@ -145,10 +145,14 @@ def draw_prompts(
 
     Args:
         book: training prompts; None when no file was configured.
-        samples: a batch with lists `task` and `Q` of equal length.
+        samples: a batch with lists `task` and `Q` of equal length. If it has them, draws come
+            from the seeds in it, not from `generator`: the list `draw_seed`, a text per sample
+            (`AudioDataset` gives seed/epoch/position), and the text `step_seed` (`ClipBatches`
+            gives seed/epoch/step). So prompts do not depend on how a step is split.
         template: see `apply_template`.
-        generator: source of the draws.
-        per_sample: draw for each sample; False: once per task in the batch.
+        generator: source of the draws for samples without seeds.
+        per_sample: draw for each sample, by `draw_seed`; False: once per task in an optimiser
+            step, by `step_seed` and the task (without it, once per task in the batch).
 
     Raises:
         UserError: no book, or it lacks a task.
@@ -157,11 +161,24 @@ def draw_prompts(
         raise UserError("no training prompts: set model.prompt_path to a prompt file")
     drawn: dict[str, str] = {}
     prompts = []
-    for task, question in zip(samples["task"], samples["Q"], strict=True):
+    for position, (task, question) in enumerate(zip(samples["task"], samples["Q"], strict=True)):
         if per_sample or task not in drawn:
-            drawn[task] = generator.choice(book.choices(task))
+            seed = _find_seed(samples, position, task, per_sample)
+            source = generator if seed is None else random.Random(seed)
+            drawn[task] = source.choice(book.choices(task))
         prompts.append(apply_template(template, fill_question(drawn[task], question)))
     return prompts
+
+
+def _find_seed(
+    samples: Mapping[str, Any], position: int, task: str, per_sample: bool
+) -> str | None:
+    """What a prompt's draw depends on, if the batch says it."""
+    if per_sample:
+        seeds = samples.get("draw_seed")
+        return None if seeds is None else f"prompt/{seeds[position]}"
+    step_seed = samples.get("step_seed")
+    return None if step_seed is None else f"prompt/{step_seed}/{task}"
 
 
 def _describe(value: Any) -> str:

@@ -95,10 +95,10 @@ def load_waveform(
             )
         if not extra_paths:
             # Before resampling, so that the end of a short clip rings out into the silence.
-            samples = _pad_to(samples, math.ceil(MIN_SECONDS * rate_hz))
-        pieces.append(_resample(samples, rate_hz))
+            samples = pad_to(samples, math.ceil(MIN_SECONDS * rate_hz))
+        pieces.append(resample(samples, rate_hz))
     joined = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-    joined = _pad_to(joined, round(MIN_SECONDS * SAMPLE_RATE_HZ))
+    joined = pad_to(joined, round(MIN_SECONDS * SAMPLE_RATE_HZ))
     return Waveform(
         samples=joined[: round(MAX_SECONDS * SAMPLE_RATE_HZ)],
         source_seconds=source_seconds,
@@ -143,15 +143,16 @@ def _read_mono(path: str | Path) -> tuple[np.ndarray, int, float]:
     return samples, rate_hz, seconds
 
 
-def _resample(samples: np.ndarray, rate_hz: int) -> np.ndarray:
+def resample(samples: np.ndarray, rate_hz: int) -> np.ndarray:
     """(T,) at `rate_hz` -> 16 kHz; what `librosa.resample(..., res_type="soxr_hq")` returns."""
     if rate_hz == SAMPLE_RATE_HZ:
         return samples
     num_samples = math.ceil(samples.shape[0] * SAMPLE_RATE_HZ / rate_hz)
     resampled = soxr.resample(samples, rate_hz, SAMPLE_RATE_HZ, quality="HQ")
-    return _pad_to(resampled, num_samples)[:num_samples]
+    return pad_to(resampled, num_samples)[:num_samples]
 
 
-def _pad_to(samples: np.ndarray, num_samples: int) -> np.ndarray:
+def pad_to(samples: np.ndarray, num_samples: int) -> np.ndarray:
+    """Zeros at the end up to `num_samples`; a longer waveform stays as it is."""
     missing = num_samples - samples.shape[0]
     return np.pad(samples, (0, missing)) if missing > 0 else samples

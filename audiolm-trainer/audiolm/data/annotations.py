@@ -31,6 +31,7 @@ class Clip:
         testset_id: submission id, such as `test0000`.
         expand_wav: audio files to append, written like `path`.
         seconds: length of the clip as annotated (`duration` or `seconds`), if it is.
+        source: name of the annotation file, where clips of several come together.
     """
 
     index: int
@@ -41,6 +42,13 @@ class Clip:
     testset_id: str | None = None
     expand_wav: tuple[str, ...] = ()
     seconds: float | None = None
+    source: str = ""
+
+    @property
+    def place(self) -> str:
+        """Where its entry is, for messages."""
+        entry = f"annotation[{self.index}] ({self.path})"
+        return f"{self.source}: {entry}" if self.source else entry
 
 
 def load_annotation(

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from audiolm.audio.augment import Augmenter, build_generator
 from audiolm.audio.loading import AudioError, LongAudioPolicy, Waveform, load_waveform
 from audiolm.data.annotations import Clip, resolve_audio_path
 from audiolm.errors import UserError
@@ -53,7 +54,9 @@ class AudioDataset(Dataset[dict[str, Any] | SkippedClip]):
         bad_audio: "error" raises on a clip that cannot be read; "skip" returns `SkippedClip`.
         long_audio: clips over 30 s: "truncate" keeps their start, "error" raises, "skip" leaves
             them out.
-        seed: of the draw among several reference texts.
+        seed: of what is drawn for a clip in an epoch: one of several reference texts, its
+            augmentation, and (by the item's `draw_seed`) its prompt.
+        augmenter: changes the audio of training clips.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class AudioDataset(Dataset[dict[str, Any] | SkippedClip]):
         bad_audio: BadAudioPolicy = "error",
         long_audio: LongAudioPolicy = "truncate",
         seed: int = 0,
+        augmenter: Augmenter | None = None,
     ) -> None:
         self.clips = clips
         self._prefix = prefix
@@ -72,11 +76,12 @@ class AudioDataset(Dataset[dict[str, Any] | SkippedClip]):
         self._skips_bad = bad_audio == "skip"
         self._long_audio: LongAudioPolicy = long_audio
         self._seed = seed
+        self._augmenter = augmenter
         # In shared memory, so that loading processes that outlive an epoch see the next one.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose reference texts are drawn."""
+        """Choose the epoch whose draws come next."""
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
@@ -84,35 +89,39 @@ class AudioDataset(Dataset[dict[str, Any] | SkippedClip]):
 
     def __getitem__(self, index: int) -> dict[str, Any] | SkippedClip:
         """The clip's item: `spectrogram` (M, 3000) and `raw_wav` (T,) float32, `was_truncated`,
-        and `text`, `references`, `task`, `Q`, `id`, `testset_id`, `index` of its entry.
+        `text`, `references`, `task`, `Q`, `id`, `testset_id`, `index` of its entry, and
+        `draw_seed`, the text `seed/epoch/position` that all its random draws start from.
 
         Raises:
-            ClipError: its audio cannot be used and the policy is "error".
+            ClipError: its audio cannot be used and the policy is "error"; or the noise to mix in
+                cannot be read.
         """
         clip = self.clips[index]
-        place = f"annotation[{clip.index}] ({clip.path})"
+        draw_seed = f"{self._seed}/{self._epoch.item()}/{index}"
         try:
             waveform = self._load(clip)
+            samples, log_mel = self._make_features(waveform.samples, draw_seed)
         except AudioError as error:
             is_too_long = error.problem == "too_long"
             if self._long_audio == "skip" if is_too_long else self._skips_bad:
                 return SkippedClip(clip.index, clip.path, str(error))
             option = "long_audio" if is_too_long else "bad_audio"
             fix = f"; datasets.{option}: skip leaves such clips out"
-            raise ClipError(f"{place}: {error}{fix}") from error
+            raise ClipError(f"{clip.place}: {error}{fix}") from error
         except UserError as error:
-            raise ClipError(f"{place}: {error}") from error
+            raise ClipError(f"{clip.place}: {error}") from error
         return {
-            "spectrogram": self._log_mel(waveform.samples),
-            "raw_wav": torch.from_numpy(waveform.samples),
+            "spectrogram": log_mel,
+            "raw_wav": torch.from_numpy(samples),
             "was_truncated": waveform.was_truncated,
-            "text": self._draw_text(clip),
+            "text": _draw_text(clip, draw_seed),
             "references": list(clip.texts),
             "task": clip.task,
             "Q": clip.question,
             "id": clip.path,
             "testset_id": clip.testset_id,
             "index": clip.index,
+            "draw_seed": draw_seed,
         }
 
     def _load(self, clip: Clip) -> Waveform:
@@ -121,9 +130,20 @@ class AudioDataset(Dataset[dict[str, Any] | SkippedClip]):
         )
         return load_waveform(path, long_audio=self._long_audio, extra_paths=extra_paths)
 
-    def _draw_text(self, clip: Clip) -> str:
-        """One of the reference texts, by (seed, epoch, clip): the same in every process."""
-        if len(clip.texts) < 2:
-            return clip.texts[0] if clip.texts else ""
-        generator = random.Random(f"{self._seed}/{self._epoch.item()}/{clip.index}")
-        return generator.choice(clip.texts)
+    def _make_features(
+        self, samples: np.ndarray, draw_seed: str
+    ) -> tuple[np.ndarray, torch.Tensor]:
+        """The waveform (T,) and its log-mel (M, 3000), augmented if this data set is."""
+        if self._augmenter is None:
+            return samples, self._log_mel(samples)
+        generator = build_generator(f"augment/{draw_seed}")
+        samples = self._augmenter.change_waveform(samples, generator)
+        log_mel = self._log_mel(samples)
+        return samples, self._augmenter.mask_log_mel(log_mel, len(samples), generator)
+
+
+def _draw_text(clip: Clip, draw_seed: str) -> str:
+    """One of the reference texts, by (seed, epoch, position): the same in every process."""
+    if len(clip.texts) < 2:
+        return clip.texts[0] if clip.texts else ""
+    return random.Random(draw_seed).choice(clip.texts)

@@ -31,8 +31,9 @@ from audiolm.audio.features import LogMel
 from audiolm.config import Config
 from audiolm.config_file import plain_config
 from audiolm.data.annotations import Clip, load_annotation
-from audiolm.data.batches import AudioTally, LengthGroupedBatchSampler, build_loader, clip_seconds
+from audiolm.data.batches import AudioTally, build_loader, clip_seconds
 from audiolm.data.dataset import AudioDataset
+from audiolm.data.sampler import EvaluationBatchSampler
 from audiolm.errors import UserError
 from audiolm.evaluation.inputs import (
     build_prompts,
@@ -212,11 +213,9 @@ def _build_loader(config: Config, clips: Sequence[Clip]) -> Any:
         long_audio=datasets.long_audio,  # type: ignore[arg-type]
     )
     groups = datasets.group_by_length
-    sampler = LengthGroupedBatchSampler(
+    sampler = EvaluationBatchSampler(
         clip_seconds(clips, datasets.prefix) if groups else [0.0] * len(clips),
         run.batch_size_eval,
-        seed=run.seed,
-        shuffle=False,
         group_by_length=groups,
     )
     return build_loader(dataset, sampler, run.num_workers)

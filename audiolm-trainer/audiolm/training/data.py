@@ -1,17 +1,22 @@
 """Loaders for training and validation, as the configuration describes them."""
 
-import itertools
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
+from audiolm.audio.augment import Augmenter, list_noise_files
 from audiolm.audio.features import LogMel
-from audiolm.config import Config
+from audiolm.audio.loading import MAX_SECONDS, MIN_SECONDS
+from audiolm.config import AugmentConfig, Config
+from audiolm.config_file import list_corpora
 from audiolm.data.annotations import Clip, load_annotation
-from audiolm.data.batches import AudioTally, LengthGroupedBatchSampler, build_loader, clip_seconds
+from audiolm.data.batches import AudioTally, build_loader, clip_seconds
 from audiolm.data.dataset import AudioDataset
+from audiolm.data.mixture import Mixture, load_mixture
+from audiolm.data.sampler import BatchPlan, EvaluationBatchSampler, StepBatchSampler
 from audiolm.models.audio_tokens import check_mel_bins
 from audiolm.models.salmonn import SALMONN
 
@@ -22,8 +27,10 @@ def load_log_mel(config: Config) -> LogMel:
     return LogMel.from_pretrained(path, token=config.model.token or None)
 
 
-def build_dataset(config: Config, clips: Sequence[Clip], log_mel: LogMel) -> AudioDataset:
-    """The clips, read as `datasets` says."""
+def build_dataset(
+    config: Config, clips: Sequence[Clip], log_mel: LogMel, *, is_train: bool = False
+) -> AudioDataset:
+    """The clips, read as `datasets` says; augmented in training."""
     datasets = config.datasets
     return AudioDataset(
         clips,
@@ -32,54 +39,161 @@ def build_dataset(config: Config, clips: Sequence[Clip], log_mel: LogMel) -> Aud
         bad_audio=datasets.bad_audio,  # type: ignore[arg-type]
         long_audio=datasets.long_audio,  # type: ignore[arg-type]
         seed=config.run.seed,
+        augmenter=build_augmenter(datasets.augment) if is_train else None,
+    )
+
+
+def build_augmenter(augment: AugmentConfig) -> Augmenter | None:
+    """What `datasets.augment` asks for; None where all of it is off."""
+    masks = augment.specaugment
+    has_masks = masks.num_time_masks or masks.num_frequency_masks
+    if not (augment.speed or augment.noise_snr_db or augment.gain_db or has_masks):
+        return None
+    mixes_files = augment.noise_dir and augment.noise_snr_db
+    noise_paths: list[Path] = list_noise_files(augment.noise_dir) if mixes_files else []
+    return Augmenter(
+        speed=augment.speed,
+        noise_snr_db=augment.noise_snr_db,
+        noise_share=augment.noise_share,
+        noise_colour=augment.noise_colour,  # type: ignore[arg-type]
+        noise_paths=noise_paths,
+        gain_db=augment.gain_db,
+        num_time_masks=masks.num_time_masks,
+        max_mask_seconds=masks.max_mask_seconds,
+        max_mask_share=masks.max_mask_share,
+        num_frequency_masks=masks.num_frequency_masks,
+        max_mask_bins=masks.max_mask_bins,
     )
 
 
 class ClipBatches:
-    """Batches of one annotation for one process; each pass over them has its own order."""
+    """Micro-batches of one process. Training has passes without end, each in its own order, and
+    counts optimiser steps; validation has one pass, each clip once.
+
+    Args:
+        config: the whole configuration.
+        annotation: `datasets.train_ann_path` in one of its forms, or one validation file.
+        accelerator: knows this process and how many there are.
+        plan: how training steps are split; None: validation.
+
+    Attributes:
+        plan: as given.
+        mixture: of training.
+        num_mel_bins: of the log-mel.
+        tally: what became of the clips so far.
+        tasks: all there are.
+    """
 
     def __init__(
-        self, config: Config, annotation_path: str, accelerator: Accelerator, *, is_train: bool
+        self,
+        config: Config,
+        annotation: Any,
+        accelerator: Accelerator,
+        plan: BatchPlan | None = None,
     ) -> None:
-        datasets, run = config.datasets, config.run
-        clips = load_annotation(annotation_path, require_text=True)
+        self._seed = config.run.seed
+        self.mixture: Mixture | None = None
+        if plan is None:
+            clips: Sequence[Clip] = load_annotation(annotation, require_text=True)
+        else:
+            temperature = config.datasets.task_temperature
+            corpora = list_corpora(annotation)
+            self.mixture = load_mixture(corpora, seed=self._seed, task_temperature=temperature)
+            clips = self.mixture.clips
         log_mel = load_log_mel(config)
         self.num_mel_bins = log_mel.num_mel_bins
-        self._dataset = build_dataset(config, clips, log_mel)
-        seconds = (
-            clip_seconds(clips, datasets.prefix) if datasets.group_by_length else [0.0] * len(clips)
+        self._dataset = build_dataset(config, clips, log_mel, is_train=plan is not None)
+        self.plan = plan
+        self._sampler: StepBatchSampler | EvaluationBatchSampler
+        if plan is None or self.mixture is None:
+            self._sampler = _build_validation_sampler(config, clips, accelerator)
+        else:
+            self._sampler = _build_training_sampler(config, self.mixture, accelerator, plan)
+        self._loader: DataLoader[Any] = build_loader(
+            self._dataset, self._sampler, config.run.num_workers
         )
-        self._sampler = LengthGroupedBatchSampler(
-            seconds,
-            run.batch_size_train if is_train else run.batch_size_eval,
-            seed=run.seed,
-            rank=accelerator.process_index,
-            world_size=accelerator.num_processes,
-            shuffle=is_train,
-            group_by_length=datasets.group_by_length,
-        )
-        self._loader: DataLoader[Any] = build_loader(self._dataset, self._sampler, run.num_workers)
         self.tally = AudioTally()
         self.tasks = {clip.task for clip in clips}
 
-    def __len__(self) -> int:
-        """Batches in one pass, for this process."""
-        return len(self._sampler)
+    def one_pass(self, number: int, start_step: int = 0) -> Iterator[dict[str, Any]]:
+        """This process's micro-batches of pass `number`; in training from a step of it on.
 
-    def one_pass(self, number: int) -> Iterator[dict[str, Any]]:
-        """Every clip of this process once, in the order of pass `number`."""
+        A training batch also holds `step_seed`, the text seed/pass/step.
+        """
         self._dataset.set_epoch(number)
-        self._sampler.set_epoch(number)
-        for samples in self._loader:
+        if isinstance(self._sampler, StepBatchSampler):
+            self._sampler.set_epoch(number)
+            self._sampler.set_start(start_step)
+        for position, samples in enumerate(self._loader):
             self.tally.add(samples)
+            if self.plan is not None:
+                step = start_step + position // self.plan.num_micro_batches
+                samples["step_seed"] = f"{self._seed}/{number}/{step}"
             yield samples
 
-    def endless(self, start: int = 0) -> Iterator[dict[str, Any]]:
-        """Pass after pass, from batch `start` of the whole run on."""
-        number, skipped = divmod(start, len(self))
+    def endless(self, start_step: int = 0) -> Iterator[dict[str, Any]]:
+        """Pass after pass, from optimiser step `start_step` of the whole run on.
+
+        `plan.num_micro_batches` of them are one step. Nothing before the start is loaded.
+        """
+        number, start = self._steps.locate(start_step)
         while True:
-            yield from itertools.islice(self.one_pass(number), skipped, None)
-            number, skipped = number + 1, 0
+            yield from self.one_pass(number, start)
+            number, start = number + 1, 0
+
+    @property
+    def steps_per_pass(self) -> int:
+        """Optimiser steps in the first pass; with `batch_seconds` or weights others may differ."""
+        return self._steps.num_steps(0)
+
+    def count_steps(self, num_passes: int) -> int:
+        """Optimiser steps in the first `num_passes` passes: the same on every process."""
+        return sum(self._steps.num_steps(number) for number in range(num_passes))
+
+    @property
+    def _steps(self) -> StepBatchSampler:
+        assert isinstance(self._sampler, StepBatchSampler), "validation has no steps"
+        return self._sampler
+
+
+def _build_training_sampler(
+    config: Config, mixture: Mixture, accelerator: Accelerator, plan: BatchPlan
+) -> StepBatchSampler:
+    datasets, run = config.datasets, config.run
+    groups = datasets.group_by_length or run.batch_seconds > 0
+    seconds = [0.0] * len(mixture.clips)
+    if groups:
+        # As the model gets them: slowed down at most, then padded or cut.
+        slowest = min([1.0, *datasets.augment.speed])
+        seconds = [
+            min(max(length / slowest, MIN_SECONDS), MAX_SECONDS)
+            for length in clip_seconds(mixture.clips, datasets.prefix)
+        ]
+    return StepBatchSampler(
+        seconds,
+        step_size=plan.clips_per_step,
+        num_micro_batches=plan.num_micro_batches,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        seed=run.seed,
+        share_seconds=run.batch_seconds,
+        num_shares=max(plan.clips_per_step // run.batch_size_train, 1),
+        group_by_length=groups,
+        choose_clips=mixture.positions,
+    )
+
+
+def _build_validation_sampler(
+    config: Config, clips: Sequence[Clip], accelerator: Accelerator
+) -> EvaluationBatchSampler:
+    groups = config.datasets.group_by_length
+    return EvaluationBatchSampler(
+        clip_seconds(clips, config.datasets.prefix) if groups else [0.0] * len(clips),
+        config.run.batch_size_eval,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        group_by_length=groups,
+    )
 
 
 def check_data(model: SALMONN, data: ClipBatches) -> None:
