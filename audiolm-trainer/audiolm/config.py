@@ -51,6 +51,7 @@ class ModelConfig:
     quantization: str = "none"  # none | int8 | nf4, of the LLM's frozen weights
     low_resource: bool = False  # SALMONN's name for `quantization: nf4`
     attn_implementation: str = "auto"  # auto | sdpa | eager | flash_attention_2
+    gradient_checkpointing: str = "none"  # none | llm | encoders (and Q-Former) | all: less memory
     audio_tokens: str = "fixed"  # fixed: always 30 s worth | length_aware: real audio only
     whisper_input: str = "padded"  # padded: always 30 s | trimmed: real frames only
     multi_prompt: bool = True  # draw a prompt per sample; False: one per task and batch
@@ -100,6 +101,8 @@ class DatasetsConfig:
     bad_audio: str = "error"  # error | skip: an unreadable clip stops the run, or is left out
     long_audio: str = "truncate"  # truncate | error | skip: clips over 30 s
     group_by_length: bool = False  # batches of clips of similar length
+    feature_cache: str = ""  # folder for the frozen encoders' outputs, computed once; empty: off
+    feature_cache_check: bool = True  # compare one stored clip with the encoders at the start
     augment: AugmentConfig = field(default_factory=AugmentConfig)  # of training clips
 
 
@@ -107,6 +110,7 @@ class DatasetsConfig:
 class OptimsConfig:
     """AdamW and its learning rate, per optimiser step."""
 
+    optimiser: str = "adamw"  # adamw | adamw8bit: 2 bytes of state per trained weight, not 8
     max_epoch: int = 30
     warmup_steps: int = 3000
     warmup_start_lr: float = 1e-6
@@ -171,8 +175,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.attn_implementation": ("auto", "sdpa", "eager", "flash_attention_2"),
     "model.audio_tokens": ("fixed", "length_aware"),
     "model.whisper_input": ("padded", "trimmed"),
+    "model.gradient_checkpointing": ("none", "llm", "encoders", "all"),
     "datasets.bad_audio": ("error", "skip"),
     "datasets.long_audio": ("truncate", "error", "skip"),
+    "run.optims.optimiser": ("adamw", "adamw8bit"),
     "datasets.augment.noise_colour": ("pink", "white"),
     "run.optims.schedule": ("cosine", "reference"),
 }

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Sampler
 from audiolm.audio.loading import JOIN_SILENCE_SECONDS, MAX_SECONDS, AudioError, audio_seconds
 from audiolm.data.annotations import Clip, resolve_audio_path
 from audiolm.data.dataset import AudioDataset, SkippedClip
+from audiolm.data.feature_cache import collate_features
 
 NUM_HEADER_THREADS = 8
 SPECTROGRAM_FRAMES = 3000
@@ -54,10 +55,14 @@ def collate(items: Sequence[dict[str, Any] | SkippedClip]) -> dict[str, Any]:
     Returns:
         `spectrogram` (B, M, 3000), `raw_wav` (B, T) zero-padded, `padding_mask` (B, T) True where
         padded, lists of B `text references task Q id testset_id index was_truncated draw_seed`,
-        and `skipped`, a list of `SkippedClip`. B is 0 when every clip was skipped.
+        and `skipped`, a list of `SkippedClip`. B is 0 when every clip was skipped. Items with
+        stored encoder outputs have those of `collate_features` instead of the first two.
     """
     kept = [item for item in items if not isinstance(item, SkippedClip)]
     skipped = [item for item in items if isinstance(item, SkippedClip)]
+    if kept and "speech_frames" in kept[0]:
+        lists = {key: [item[key] for item in kept] for key in LIST_KEYS}
+        return {**collate_features(kept), **lists, "skipped": skipped}
     lengths = torch.tensor([len(item["raw_wav"]) for item in kept], dtype=torch.int64)
     longest = int(lengths.max()) if kept else 0
     raw_wav = torch.zeros(len(kept), longest)

@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -44,6 +44,14 @@ class ClipError(UserError):
         super().__init__(message.rpartition(f"{__name__}.ClipError: ")[2].strip())
 
 
+class StoredFeatures(Protocol):
+    """Encoder outputs in place of audio: `data.feature_cache.FeatureCache`."""
+
+    def load(self, clip: Clip) -> dict[str, Any]:
+        """What `AudioDataset.read_audio` returns for the clip, `num_samples` included."""
+        ...
+
+
 class AudioDataset(Dataset[dict[str, Any] | SkippedClip]):
     """Clips with their audio loaded.
 
@@ -57,6 +65,9 @@ class AudioDataset(Dataset[dict[str, Any] | SkippedClip]):
         seed: of what is drawn for a clip in an epoch: one of several reference texts, its
             augmentation, and (by the item's `draw_seed`) its prompt.
         augmenter: changes the audio of training clips.
+
+    Attributes:
+        features: when set, items hold the clips' stored encoder outputs instead of audio.
     """
 
     def __init__(
@@ -77,6 +88,7 @@ class AudioDataset(Dataset[dict[str, Any] | SkippedClip]):
         self._long_audio: LongAudioPolicy = long_audio
         self._seed = seed
         self._augmenter = augmenter
+        self.features: StoredFeatures | None = None
         # In shared memory, so that loading processes that outlive an epoch see the next one.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -99,8 +111,7 @@ class AudioDataset(Dataset[dict[str, Any] | SkippedClip]):
         clip = self.clips[index]
         draw_seed = f"{self._seed}/{self._epoch.item()}/{index}"
         try:
-            waveform = self._load(clip)
-            samples, log_mel = self._make_features(waveform.samples, draw_seed)
+            audio = self.read_audio(clip, draw_seed)
         except AudioError as error:
             is_too_long = error.problem == "too_long"
             if self._long_audio == "skip" if is_too_long else self._skips_bad:
@@ -111,9 +122,7 @@ class AudioDataset(Dataset[dict[str, Any] | SkippedClip]):
         except UserError as error:
             raise ClipError(f"{clip.place}: {error}") from error
         return {
-            "spectrogram": log_mel,
-            "raw_wav": torch.from_numpy(samples),
-            "was_truncated": waveform.was_truncated,
+            **audio,
             "text": _draw_text(clip, draw_seed),
             "references": list(clip.texts),
             "task": clip.task,
@@ -122,6 +131,22 @@ class AudioDataset(Dataset[dict[str, Any] | SkippedClip]):
             "testset_id": clip.testset_id,
             "index": clip.index,
             "draw_seed": draw_seed,
+        }
+
+    def read_audio(self, clip: Clip, draw_seed: str = "") -> dict[str, Any]:
+        """`spectrogram` (M, 3000), `raw_wav` (T,) and `was_truncated`, or what `features` holds.
+
+        Raises:
+            AudioError: the audio cannot be used.
+        """
+        if self.features is not None:
+            return self.features.load(clip)
+        waveform = self._load(clip)
+        samples, log_mel = self._make_features(waveform.samples, draw_seed)
+        return {
+            "spectrogram": log_mel,
+            "raw_wav": torch.from_numpy(samples),
+            "was_truncated": waveform.was_truncated,
         }
 
     def _load(self, clip: Clip) -> Waveform:

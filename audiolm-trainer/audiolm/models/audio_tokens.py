@@ -1,6 +1,6 @@
 """How many frames and windows of each clip count: the plan behind `fixed` and `length_aware`.
 
-Letters: B clips, M mel bins.
+Letters: B clips, M mel bins, T frames of width W, N windows of K frames, Q queries of width D.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from audiolm.errors import UserError
-from audiolm.models.qformer import Windows
+from audiolm.models.qformer import Windows, query_frames
 from audiolm.models.whisper import SAMPLES_PER_FRAME
 
 
@@ -66,9 +66,14 @@ def count_samples(
     """
     check_mel_bins(spectrogram.shape[1], num_mel_bins)
     if padding_mask is not None:
-        return (~padding_mask.bool()).sum(1)
+        return count_real(padding_mask)
     length = SAMPLES_PER_FRAME * spectrogram.shape[2] // 2 if raw_wav is None else raw_wav.shape[1]
     return torch.full((len(spectrogram),), length, device=spectrogram.device)
+
+
+def count_real(padding_mask: torch.Tensor) -> torch.Tensor:
+    """(B, samples) True where padded -> real samples of each clip (B,)."""
+    return (~padding_mask.bool()).sum(1)
 
 
 def check_mel_bins(found: int, expected: int) -> None:
@@ -83,6 +88,34 @@ def check_mel_bins(found: int, expected: int) -> None:
 def fit_length(frames: torch.Tensor, length: int) -> torch.Tensor:
     """Cut or zero-pad (B, T, C) to `length` frames."""
     return nn.functional.pad(frames[:, :length], (0, 0, 0, max(length - frames.shape[1], 0)))
+
+
+def make_tokens(
+    qformer: nn.Module | None,
+    queries: torch.Tensor | None,
+    frames: torch.Tensor,
+    plan: FramePlan,
+    options: AudioTokenOptions,
+) -> torch.Tensor:
+    """Frames (B, T, W) -> tokens of all windows, clip by clip: (N, Q, D) from the Q-Former, or
+    each window's K frames end to end, (N, 1, K * W), without one."""
+    mask = None
+    if options.is_window_level:
+        frames = options.windows.cut(frames, plan.num_windows)  # (N, K, W)
+    else:
+        mask = first_rows(plan.num_used, frames.shape[1]).long()
+    if qformer is None:
+        return frames.flatten(1)[:, None]
+    return query_frames(qformer, queries, frames, mask)
+
+
+def normalise(
+    layer_norm: nn.LayerNorm, frames: torch.Tensor, num_real: torch.Tensor, length: int
+) -> torch.Tensor:
+    """(B, T, C) -> (B, length, C), zero from each clip's frame `num_real` (B,) on."""
+    normalised = layer_norm(frames.to(layer_norm.weight.dtype))
+    normalised = normalised * first_rows(num_real, frames.shape[1])[:, :, None]
+    return fit_length(normalised, length)
 
 
 def first_rows(counts: torch.Tensor, length: int) -> torch.Tensor:

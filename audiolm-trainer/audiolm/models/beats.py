@@ -12,7 +12,7 @@ N = real patches of the whole batch. Inside, the clips of a batch are packed int
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,16 @@ class BeatsConfig:
                 f"allowed are {list(ACTIVATIONS)}"
             )
         return config
+
+
+def read_beats_width(path: str | Path) -> int:
+    """Width D of a `.pt` file's features, without reading its weights.
+
+    Raises:
+        UserError: the file is missing or is not a BEATs file.
+    """
+    values, _ = load_beats_file(path, is_mapped=True)
+    return BeatsConfig.from_dict(values).encoder_embed_dim
 
 
 class BEATs(nn.Module):
@@ -171,6 +181,8 @@ class BeatsEncoder(nn.Module):
         )
         self.layer_norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(config.dropout)
+        # How a layer is run in training with gradients: `activation_checkpointing` replaces it.
+        self.run_layer: Callable[..., Tensor] | None = None
 
     def forward(self, x: Tensor, lengths: list[int]) -> Tensor:
         """(N, D) packed patches and their number per clip -> (N, D)."""
@@ -182,8 +194,10 @@ class BeatsEncoder(nn.Module):
         if not self.is_norm_first:
             x = self.layer_norm(x)
         x = self.dropout(x)
+        run_layer = self.run_layer if self.training and torch.is_grad_enabled() else None
         for layer in self.layers:
-            x = layer(x, lengths, position_bias)
+            arguments = (x, lengths, position_bias)
+            x = layer(*arguments) if run_layer is None else run_layer(layer, *arguments)
         return self.layer_norm(x) if self.is_norm_first else x
 
 

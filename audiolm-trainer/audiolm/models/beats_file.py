@@ -7,6 +7,7 @@ state dict repeats the relative bias table for every layer and may hold the clas
 
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,12 @@ BIAS_PATTERN = re.compile(re.escape(BIAS_NAME).replace(r"\{\}", r"\d+"))
 HEAD_PREFIX = "predictor."
 
 
-def load_beats_file(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def load_beats_file(
+    path: str | Path, *, is_mapped: bool = False
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return `cfg` and `model` of a BEATs file, on the CPU.
+
+    With `is_mapped` the tensors stay in the file until they are used, where its format allows it.
 
     Raises:
         UserError: the file is missing, unreadable, or is another kind of file.
@@ -32,7 +37,8 @@ def load_beats_file(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]
             f"model.beats_path: no such file: {path}; give the path of a BEATs .pt file"
         )
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        mmap = is_mapped and zipfile.is_zipfile(path)  # files of torch before 1.6 are none
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(

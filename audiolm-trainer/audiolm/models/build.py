@@ -5,22 +5,33 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from audiolm.config import ModelConfig
 from audiolm.config_file import build_model_config
 from audiolm.errors import UserError
+from audiolm.models.activation_checkpointing import enable_checkpointing
 from audiolm.models.audio_tokens import AudioTokenOptions
-from audiolm.models.beats import BEATs
+from audiolm.models.beats import BEATs, read_beats_width
 from audiolm.models.checkpoint import load_checkpoints, load_projector
+from audiolm.models.encoding import EncoderSizes
 from audiolm.models.llm import attach_adapter, load_llm, load_tokenizer, read_llm_width
 from audiolm.models.qformer import Windows, build_qformer
 from audiolm.models.salmonn import SALMONN, TextOptions
-from audiolm.models.whisper import load_whisper_encoder
+from audiolm.models.whisper import load_whisper_encoder, read_whisper_config
 from audiolm.prompts import PromptBook
+
+# Values of model.gradient_checkpointing.
+LLM_CHECKPOINTED = ("llm", "all")
+ENCODERS_CHECKPOINTED = ("encoders", "all")
 
 
 def build_salmonn(
-    config: Any, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    config: Any,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    has_encoders: bool = True,
 ) -> SALMONN:
     """Build the model from the `model` section and load `ckpt` when it is given.
 
@@ -28,6 +39,8 @@ def build_salmonn(
         config: dataclass, OmegaConf node or dict under the names of `ModelConfig`.
         device: where the model goes.
         dtype: of frozen weights; what trains is float32.
+        has_encoders: False leaves out Whisper and BEATs, to train from their stored outputs; only
+            their configuration is read.
 
     Returns:
         The model in eval mode.
@@ -36,7 +49,8 @@ def build_salmonn(
         UserError: an unknown option, a path with nothing at it, or weights that do not fit.
     """
     options = build_model_config(config)
-    whisper, beats = _build_encoders(options, dtype)
+    whisper, beats = build_encoders(options, dtype) if has_encoders else (None, None)
+    sizes = read_encoder_sizes(options)
     tokenizer = load_tokenizer(options.llama_path, options.token)
     llm = None if options.only_preprocessor else _build_llm(options, tokenizer, device, dtype)
     llm_width = (
@@ -44,9 +58,10 @@ def build_salmonn(
         if llm is None
         else llm.get_input_embeddings().embedding_dim
     )
-    windows = Windows.from_seconds(options.second_per_window, options.second_stride)
-    frame_width = whisper.config.d_model + (beats.embed_dim if beats is not None else 0)
-    qformer, queries, projector = _build_connector(options, windows, frame_width, llm_width)
+    audio_options = read_audio_options(options)
+    qformer, queries, projector = _build_connector(
+        options, audio_options.windows, sizes.frame_width, llm_width
+    )
     model = SALMONN(
         whisper,
         beats,
@@ -55,12 +70,8 @@ def build_salmonn(
         projector,
         llm,
         tokenizer,
-        audio_options=AudioTokenOptions(
-            windows,
-            is_window_level=options.window_level_Qformer or not options.use_speech_Qformer,
-            is_length_aware=options.audio_tokens == "length_aware",
-            is_trimmed=options.whisper_input == "trimmed",
-        ),
+        encoder_sizes=sizes,
+        audio_options=audio_options,
         text_options=TextOptions(
             max_answer_tokens=options.max_txt_len,
             end_text=options.end_sym or str(tokenizer.eos_token or ""),
@@ -70,12 +81,16 @@ def build_salmonn(
         prompts=PromptBook.load(options.prompt_path) if options.prompt_path else None,
         frozen=_frozen_parts(options),
     )
+    _load_trained(model, options)
+    return model.to(device)
+
+
+def _load_trained(model: SALMONN, options: ModelConfig) -> None:
     if options.speech_llama_proj_model:
         load_projector(model, options.speech_llama_proj_model)
     if options.ckpt:
         paths = options.ckpt if isinstance(options.ckpt, list) else [options.ckpt]
         load_checkpoints(model, [Path(path) for path in paths])
-    return model.to(device)
 
 
 def resolve_adapter(model: ModelConfig) -> str:
@@ -90,7 +105,25 @@ def resolve_adapter(model: ModelConfig) -> str:
     return "lora" if model.lora else "none"
 
 
-def _build_encoders(options: ModelConfig, dtype: torch.dtype) -> tuple[Any, BEATs | None]:
+def read_audio_options(options: ModelConfig) -> AudioTokenOptions:
+    """Which audio becomes tokens."""
+    return AudioTokenOptions(
+        Windows.from_seconds(options.second_per_window, options.second_stride),
+        is_window_level=options.window_level_Qformer or not options.use_speech_Qformer,
+        is_length_aware=options.audio_tokens == "length_aware",
+        is_trimmed=options.whisper_input == "trimmed",
+    )
+
+
+def read_encoder_sizes(options: ModelConfig) -> EncoderSizes:
+    """The encoders' sizes, from their configurations alone."""
+    whisper = read_whisper_config(options.whisper_path, options.token)
+    return EncoderSizes.of(
+        whisper, read_beats_width(options.beats_path) if options.beats_path else 0
+    )
+
+
+def build_encoders(options: ModelConfig, dtype: torch.dtype) -> tuple[WhisperEncoder, BEATs | None]:
     """Whisper's encoder, and BEATs when a file is given; in `dtype` where frozen."""
     whisper = load_whisper_encoder(
         options.whisper_path,
@@ -98,10 +131,15 @@ def _build_encoders(options: ModelConfig, dtype: torch.dtype) -> tuple[Any, BEAT
         attn_implementation=options.attn_implementation,
         token=options.token,
     )
-    if not options.beats_path:
-        return whisper, None
-    beats_dtype = dtype if options.freeze_beats else torch.float32
-    return whisper, BEATs.from_checkpoint(options.beats_path, beats_dtype)
+    beats = None
+    if options.beats_path:
+        beats_dtype = dtype if options.freeze_beats else torch.float32
+        beats = BEATs.from_checkpoint(options.beats_path, beats_dtype)
+    if options.gradient_checkpointing in ENCODERS_CHECKPOINTED:  # without effect where frozen
+        enable_checkpointing(whisper)
+        if beats is not None:
+            enable_checkpointing(beats)
+    return whisper, beats
 
 
 def _build_llm(options: ModelConfig, tokenizer: Any, device: Any, dtype: torch.dtype) -> Any:
@@ -130,6 +168,8 @@ def _build_llm(options: ModelConfig, tokenizer: Any, device: Any, dtype: torch.d
     )
     if not options.freeze_llm:
         llm.requires_grad_(True)
+    if options.gradient_checkpointing in LLM_CHECKPOINTED:
+        enable_checkpointing(llm)
     return adapted
 
 
@@ -148,6 +188,8 @@ def _build_connector(
         frame_width=frame_width,
         dropout=size.dropout,
     )
+    if options.gradient_checkpointing in ENCODERS_CHECKPOINTED:
+        enable_checkpointing(qformer)
     std = qformer.config.initializer_range
     shape = (1, options.num_speech_query_token, size.hidden_size)
     queries = nn.Parameter(torch.randn(shape) * std)

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from audiolm.errors import UserError
+from audiolm.models.activation_checkpointing import set_layers_training
 from audiolm.models.pretrained import explained_errors, load_pretrained
 
 PAD_TOKEN = "[PAD]"
@@ -177,6 +178,7 @@ def _adapter_defaults(
 def set_adapter_training(llm: nn.Module, mode: bool) -> None:
     """Put the frozen LLM in eval mode and only its adapter layers (dropout) in `mode`."""
     llm.eval()
+    set_layers_training(llm, mode)
     for module in llm.modules():
         if isinstance(module, BaseTunerLayer) and isinstance(module, nn.Module):
             module.train(mode)

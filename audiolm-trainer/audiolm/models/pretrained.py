@@ -1,14 +1,22 @@
 """Load a transformers model from a folder or hub id, quietly, with messages that name the cure."""
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from transformers.utils import logging as transformers_logging
+from transformers.utils.hub import cached_file
 
 from audiolm.errors import UserError
 
+WEIGHT_NAMES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
 MISSING_FLASH_ATTENTION = (
     "model.attn_implementation: flash_attention_2 needs the flash-attn package and a GPU; "
     "use auto or sdpa"
@@ -35,7 +43,7 @@ def load_pretrained(
         arguments["attn_implementation"] = attn_implementation
     with explained_errors(option, path), quiet_transformers():
         if config_class is not None:
-            arguments["config"] = _load_config(config_class, path, option, token)
+            arguments["config"] = read_config(config_class, path, option, token)
         model, report = model_class.from_pretrained(
             path, token=token or None, output_loading_info=True, **arguments
         )
@@ -45,7 +53,8 @@ def load_pretrained(
     return model
 
 
-def _load_config(config_class: Any, path: str, option: str, token: str) -> Any:
+def read_config(config_class: Any, path: str, option: str, token: str) -> Any:
+    """A model's configuration; a `UserError` when it is of another kind of model."""
     raw, _ = config_class.get_config_dict(path, token=token or None)
     if raw.get("model_type") != config_class.model_type:
         raise UserError(
@@ -53,6 +62,27 @@ def _load_config(config_class: Any, path: str, option: str, token: str) -> Any:
             f"expected {config_class.model_type!r}"
         )
     return config_class.from_dict(raw)
+
+
+def find_weight_files(path: str, option: str, token: str = "") -> list[Path]:
+    """`config.json` and the weights that transformers would read, of a folder or hub id.
+
+    Raises:
+        UserError: there are none.
+    """
+    with explained_errors(option, path):
+        found = [Path(str(cached_file(path, "config.json", token=token or None)))]
+        for name in WEIGHT_NAMES:  # in transformers' order
+            try:
+                weights = Path(str(cached_file(path, name, token=token or None)))
+            except OSError:
+                continue
+            names = [weights.name]
+            if weights.suffix == ".json":
+                index = json.loads(weights.read_text(encoding="utf-8"))
+                names += sorted(set(index["weight_map"].values()))
+            return found + [Path(str(cached_file(path, n, token=token or None))) for n in names]
+        raise UserError(f"{option}: {path} holds none of {', '.join(WEIGHT_NAMES)}")
 
 
 @contextlib.contextmanager

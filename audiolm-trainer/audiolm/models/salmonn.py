@@ -6,7 +6,6 @@ N windows of K frames in a batch, L audio tokens, H LLM width, V vocabulary.
 
 import random
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,22 +14,23 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from audiolm.audio.features import kaldi_fbank
 from audiolm.errors import UserError
 from audiolm.models.answer_loss import compute_answer_loss
 from audiolm.models.audio_tokens import (
     AudioTokenOptions,
+    FramePlan,
+    count_real,
     count_samples,
-    first_rows,
-    fit_length,
+    make_tokens,
+    normalise,
     plan_frames,
 )
 from audiolm.models.beats import BEATs
 from audiolm.models.decode import generate_texts
+from audiolm.models.encoding import EncodedAudio, EncoderSizes, encode_audio, read_encoded
 from audiolm.models.llm import set_adapter_training
-from audiolm.models.qformer import pad_windows, query_frames
+from audiolm.models.qformer import pad_windows
 from audiolm.models.splice import LlmInputs, splice, tokenize_answer
-from audiolm.models.whisper import encode_padded, encode_trimmed
 from audiolm.prompts import PromptBook, draw_prompts
 
 
@@ -48,12 +48,13 @@ class SALMONN(nn.Module):
     """The joint model. Attribute names are the checkpoint's (see `models/checkpoint.py`).
 
     `frozen` names attributes that stay in eval mode and get no gradients; of a frozen
-    `llama_model` the adapter goes on training.
+    `llama_model` the adapter goes on training. Without encoders, whose sizes `encoder_sizes` tells,
+    it takes batches that carry their stored outputs.
     """
 
     def __init__(
         self,
-        speech_encoder: WhisperEncoder,
+        speech_encoder: WhisperEncoder | None,
         beats: BEATs | None,
         speech_Qformer: nn.Module | None,
         speech_query_tokens: nn.Parameter | None,
@@ -61,12 +62,14 @@ class SALMONN(nn.Module):
         llama_model: nn.Module | None,
         llama_tokenizer: PreTrainedTokenizerBase,
         *,
+        encoder_sizes: EncoderSizes,
         audio_options: AudioTokenOptions,
         text_options: TextOptions,
         prompts: PromptBook | None = None,
         frozen: frozenset[str] = frozenset(),
     ) -> None:
         super().__init__()
+        self.encoder_sizes = encoder_sizes
         self.audio_options = audio_options
         self.text_options = text_options
         self.prompts = prompts
@@ -75,10 +78,11 @@ class SALMONN(nn.Module):
         self.llama_tokenizer = llama_tokenizer
         self.speech_query_tokens = speech_query_tokens
         self.llama_model = llama_model
-        self.speech_encoder = speech_encoder
-        self.ln_speech = nn.LayerNorm(speech_encoder.config.d_model)
+        self.speech_encoder: Any = speech_encoder  # a WhisperEncoder, where there is one
+        self.ln_speech = nn.LayerNorm(encoder_sizes.speech_width)
         self.beats = beats
-        self.ln_audio = nn.LayerNorm(beats.embed_dim) if beats is not None else None
+        audio_width = encoder_sizes.audio_width
+        self.ln_audio = nn.LayerNorm(audio_width) if audio_width else None
         self.speech_Qformer = speech_Qformer
         self.speech_llama_proj = speech_llama_proj
         for name in frozen - {"llama_model"}:
@@ -126,50 +130,35 @@ class SALMONN(nn.Module):
         Returns:
             Embeddings (B, L, H) and attention mask (B, L), 1 = real.
         """
-        config = self.speech_encoder.config
-        num_samples = count_samples(spectrogram, raw_wav, audio_padding_mask, config.num_mel_bins)
-        plan = plan_frames(num_samples, config.max_source_positions, self.audio_options)
+        num_mel_bins = self.encoder_sizes.num_mel_bins
+        num_samples = count_samples(spectrogram, raw_wav, audio_padding_mask, num_mel_bins)
+        plan = plan_frames(num_samples, self.encoder_sizes.max_frames, self.audio_options)
+        encoded = encode_audio(
+            self.speech_encoder,
+            self.beats,
+            spectrogram,
+            raw_wav,
+            num_samples,
+            plan.num_encoded,
+            is_trimmed=self.audio_options.is_trimmed,
+            frozen=self.frozen,
+        )
+        return self._embed_encoded(encoded, plan)
+
+    def _embed_encoded(
+        self, encoded: EncodedAudio, plan: FramePlan
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encoder outputs -> embeddings (B, L, H) and attention mask (B, L)."""
         length = int(plan.num_used.max())
-        frames = fit_length(self._encode_whisper(spectrogram, plan.num_encoded), length)
-        if self.beats is not None:
-            audio = fit_length(self._encode_beats(self.beats, raw_wav, num_samples), length)
+        frames = normalise(self.ln_speech, encoded.speech, plan.num_encoded, length)
+        if self.ln_audio is not None:
+            assert encoded.audio is not None
+            assert encoded.num_patches is not None
+            audio = normalise(self.ln_audio, encoded.audio, encoded.num_patches, length)
             frames = torch.cat([frames, audio], dim=-1)  # (B, T, W)
-
-        if self.audio_options.is_window_level:
-            frames = self.audio_options.windows.cut(frames, plan.num_windows)  # (N, K, W)
-            mask = None
-        else:
-            mask = first_rows(plan.num_used, length).long()
-        if self.speech_Qformer is None:
-            tokens = frames.flatten(1)[:, None]  # (N, 1, K * W)
-        else:
-            queries = self.speech_query_tokens
-            tokens = query_frames(self.speech_Qformer, queries, frames, mask)
+        options, queries = self.audio_options, self.speech_query_tokens
+        tokens = make_tokens(self.speech_Qformer, queries, frames, plan, options)
         return pad_windows(self.speech_llama_proj(tokens), plan.num_windows)
-
-    def _encode_whisper(self, spectrogram: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
-        with self._gradients("speech_encoder"):
-            if self.audio_options.is_trimmed:
-                hidden = encode_trimmed(self.speech_encoder, spectrogram, num_frames)
-            else:
-                hidden = encode_padded(self.speech_encoder, spectrogram)
-        hidden = self.ln_speech(hidden.to(self.ln_speech.weight.dtype))
-        return hidden * first_rows(num_frames, hidden.shape[1])[:, :, None]
-
-    def _encode_beats(
-        self, beats: BEATs, raw_wav: torch.Tensor | None, num_samples: torch.Tensor
-    ) -> torch.Tensor:
-        if raw_wav is None:
-            raise ValueError("encode_speech needs raw_wav: this model has a BEATs encoder")
-        assert self.ln_audio is not None
-        with self._gradients("beats"):
-            fbank, num_fbank_frames = kaldi_fbank(raw_wav, num_samples)
-            hidden, num_patches = beats(fbank, num_fbank_frames)
-        hidden = self.ln_audio(hidden.to(self.ln_audio.weight.dtype))
-        return hidden * first_rows(num_patches, hidden.shape[1])[:, :, None]
-
-    def _gradients(self, part: str) -> AbstractContextManager[Any]:
-        return torch.no_grad() if part in self.frozen else nullcontext()
 
     def prepare(
         self,
@@ -178,9 +167,15 @@ class SALMONN(nn.Module):
         answers: Sequence[Sequence[int]] | None = None,
     ) -> LlmInputs:
         """Encode the audio and build the LLM's rows: padded left without answers, else right."""
-        audio_embeds, audio_mask = self.encode_speech(
-            samples["spectrogram"], samples.get("raw_wav"), samples.get("padding_mask")
-        )
+        encoded = read_encoded(samples)
+        if encoded is None:
+            audio_embeds, audio_mask = self.encode_speech(
+                samples["spectrogram"], samples.get("raw_wav"), samples.get("padding_mask")
+            )
+        else:
+            num_samples = count_real(samples["padding_mask"])
+            plan = plan_frames(num_samples, self.encoder_sizes.max_frames, self.audio_options)
+            audio_embeds, audio_mask = self._embed_encoded(encoded, plan)
         return splice(
             audio_embeds,
             audio_mask,
@@ -209,7 +204,8 @@ class SALMONN(nn.Module):
         Args:
             samples: spectrogram (B, M, 3000), raw_wav (B, samples), padding_mask (B, samples),
                 and lists of B: text, task, Q.
-            verbose: also count the answer tokens: `correct` and `total`.
+            verbose: also count the answer tokens, `correct` and `total`, and give the same by row:
+                `row_losses`, `row_correct`, `row_totals` (see `answer_loss.AnswerLoss`).
             prompts: B templated prompts; None draws them by task.
         """
         if prompts is None:
@@ -224,9 +220,7 @@ class SALMONN(nn.Module):
         answers = [self.tokenize_answer(text) for text in samples["text"]]
         inputs = self.prepare(samples, prompts, answers)
         result = compute_answer_loss(self.llm, inputs)
-        if not verbose:
-            return {"loss": result.loss}
-        return {"loss": result.loss, "correct": result.correct, "total": result.total}
+        return vars(result).copy() if verbose else {"loss": result.loss}
 
     @torch.no_grad()
     def generate(

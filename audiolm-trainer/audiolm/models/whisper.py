@@ -8,7 +8,7 @@ from torch import nn
 from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from audiolm.models.pretrained import load_pretrained
+from audiolm.models.pretrained import explained_errors, load_pretrained, read_config
 
 FRAMES_PER_SECOND = 50  # encoder frames; two mel frames each
 SAMPLES_PER_FRAME = 320  # at 16 kHz
@@ -38,6 +38,16 @@ def load_whisper_encoder(
         key_mapping={r"^(model\.)?encoder\.": ""},
     )
     return encoder.eval()
+
+
+def read_whisper_config(path: str, token: str = "") -> WhisperConfig:
+    """The configuration of a Whisper folder or hub id, without its weights.
+
+    Raises:
+        UserError: `path` is neither a Whisper folder nor a hub id that can be fetched.
+    """
+    with explained_errors("model.whisper_path", path):
+        return read_config(WhisperConfig, path, "model.whisper_path", token)
 
 
 def encode_padded(encoder: WhisperEncoder, spectrogram: torch.Tensor) -> torch.Tensor:

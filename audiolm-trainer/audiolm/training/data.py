@@ -15,6 +15,7 @@ from audiolm.config_file import list_corpora
 from audiolm.data.annotations import Clip, load_annotation
 from audiolm.data.batches import AudioTally, build_loader, clip_seconds
 from audiolm.data.dataset import AudioDataset
+from audiolm.data.feature_cache import FeatureCache
 from audiolm.data.mixture import Mixture, load_mixture
 from audiolm.data.sampler import BatchPlan, EvaluationBatchSampler, StepBatchSampler
 from audiolm.models.audio_tokens import check_mel_bins
@@ -142,6 +143,15 @@ class ClipBatches:
             number, start = number + 1, 0
 
     @property
+    def clips(self) -> Sequence[Clip]:
+        """Every clip that may come."""
+        return self._dataset.clips
+
+    def use_features(self, features: FeatureCache | None) -> None:
+        """Give stored encoder outputs instead of audio, from the next pass on."""
+        self._dataset.features = features
+
+    @property
     def steps_per_pass(self) -> int:
         """Optimiser steps in the first pass; with `batch_seconds` or weights others may differ."""
         return self._steps.num_steps(0)
@@ -205,4 +215,4 @@ def check_data(model: SALMONN, data: ClipBatches) -> None:
     assert model.prompts is not None
     for task in sorted(data.tasks):
         model.prompts.choices(task)
-    check_mel_bins(data.num_mel_bins, model.speech_encoder.config.num_mel_bins)
+    check_mel_bins(data.num_mel_bins, model.encoder_sizes.num_mel_bins)

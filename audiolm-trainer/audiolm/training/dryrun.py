@@ -78,6 +78,7 @@ def make_tiny_config(config: Config, folder: Path) -> Config:
     annotation = _write_clips(folder, task, config.run.seed)
     datasets.prefix, datasets.whisper_path = str(folder), ""
     datasets.train_ann_path = datasets.valid_ann_path = str(annotation)
+    datasets.feature_cache = str(folder / "features") if datasets.feature_cache else ""
     datasets.augment.noise_dir = ""  # made noise instead
 
     run = tiny.run

@@ -1,15 +1,27 @@
 """AdamW over what trains, in SALMONN's two groups: with weight decay, and without."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
 from audiolm.config import OptimsConfig
+from audiolm.errors import UserError
 
 NO_DECAY_MARKS = ("bias", "ln", "bn")  # parts of names, as in SALMONN
 
 
-def build_optimiser(model: nn.Module, optims: OptimsConfig) -> torch.optim.AdamW:
-    """Matrices decay; vectors, biases and normalisation layers do not."""
+def build_optimiser(model: nn.Module, optims: OptimsConfig) -> torch.optim.Optimizer:
+    """Matrices decay; vectors, biases and normalisation layers do not.
+
+    `adamw8bit` is bitsandbytes' AdamW, whose two moments take one byte each instead of four, in
+    blocks with a scale of their own; tensors below 4,096 weights keep float32 moments. It runs on
+    GPUs and CPUs, and its state is saved and loaded like AdamW's. Source: Dettmers et al. 2022,
+    "8-bit Optimizers via Block-wise Quantization".
+
+    Raises:
+        UserError: bitsandbytes is missing.
+    """
     decayed, plain = [], []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -19,7 +31,20 @@ def build_optimiser(model: nn.Module, optims: OptimsConfig) -> torch.optim.AdamW
         {"params": decayed, "weight_decay": optims.weight_decay},
         {"params": plain, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=optims.init_lr, betas=(0.9, optims.beta2))
+    return _find_class(optims.optimiser)(groups, lr=optims.init_lr, betas=(0.9, optims.beta2))
+
+
+def _find_class(name: str) -> Any:
+    if name == "adamw":
+        return torch.optim.AdamW
+    try:
+        from bitsandbytes.optim.adamw import AdamW8bit
+    except ImportError as error:
+        raise UserError(
+            f"run.optims.optimiser: {name} needs bitsandbytes; pip install bitsandbytes, or use "
+            "adamw"
+        ) from error
+    return AdamW8bit
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, learning_rate: float) -> None:
