@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 
+import jiwer
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audiolm.errors import UserError
+from audiolm.evaluation import asr
 from audiolm.evaluation.asr import (
     WerResult,
     compute_wer,
@@ -155,3 +157,43 @@ def test_number_of_errors_is_the_edit_distance(hypothesis, reference):
 @given(st.text(max_size=40))
 def test_no_text_crashes(text):
     assert compute_wer([text], [text]).wer == 0.0
+
+
+# Words that mean something to the normaliser, alone or beside others, and such that do not.
+TELLING_WORDS = st.sampled_from(
+    """the and a half hmm. uh been won't st mr. let's can't one o oh double point per cent first
+    fifties he's gone she'd i'ma y'all's ma'am dogs' 'tis cause 5 $3 50% a.m. e.g. ok? yes! so; no:
+    done got twenty five dollars nineteen hundred colour neighbour's Smith, (laughs) [noise] 1st
+    minus plus and... can't, COLOUR o'clock -- x""".split()
+)
+
+
+@settings(deadline=None, max_examples=500)
+@given(st.lists(TELLING_WORDS, max_size=7).map(" ".join))
+def test_quick_way_gives_what_the_normaliser_gives(text):
+    whole = asr._build_normalizer()(text)
+    assert normalize_transcript(text) == whole
+    line = asr.split_13a(whole)
+    assert tokenize_reference(text) == line
+
+
+def test_quick_way_is_taken():
+    asr._normalize_word.cache_clear()
+    assert normalize_transcript("He's seen the colour, Mr. Smith!") == (
+        "he is seen the color mister smith"
+    )
+    assert asr._normalize_word.cache_info().currsize == 6
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(SENTENCES, SENTENCES.filter(str.strip)), min_size=1, max_size=4))
+def test_counts_are_those_of_jiwer(pairs):
+    words = [(h.split(), r.split()) for h, r in pairs]
+    rows = asr.count_errors(words)
+    expected = jiwer.process_words([r for _, r in pairs], [h for h, _ in pairs])
+    assert rows.sum(axis=0).tolist() == [
+        expected.substitutions,
+        expected.deletions,
+        expected.insertions,
+        expected.hits + expected.substitutions + expected.deletions,
+    ]

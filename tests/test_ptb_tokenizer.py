@@ -2,6 +2,7 @@
 
 import importlib.util
 import random
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from audiolm.evaluation import ptb_tokenizer
 from audiolm.evaluation.ptb_tokenizer import tokenize_ptb
 
 # what COCO's caption evaluation leaves out of the Java program's output, as its list has it
@@ -145,3 +147,19 @@ def test_tokens_of_any_text_hold_no_space(text):
     assert all(token and token.split() == [token] for token in tokens)
     # what was tokenised stays tokenised
     assert len(tokens) >= len([word for word in text.split() if word.isalpha()])
+
+
+@settings(deadline=None, max_examples=500)
+@given(
+    st.lists(st.sampled_from(VOCABULARY + "cannot gonna, dog, cats,dogs , a,b".split()), max_size=7)
+)
+def test_quick_way_gives_what_the_rules_give(words):
+    text = " ".join(words)
+    never = re.compile(r"(?!)")
+    quick = ptb_tokenizer._PLAIN_TEXT, ptb_tokenizer._PLAIN_WORD
+    found = tokenize_ptb(text)
+    ptb_tokenizer._PLAIN_TEXT = ptb_tokenizer._PLAIN_WORD = never
+    try:
+        assert found == tokenize_ptb(text)
+    finally:
+        ptb_tokenizer._PLAIN_TEXT, ptb_tokenizer._PLAIN_WORD = quick

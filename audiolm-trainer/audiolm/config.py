@@ -156,7 +156,8 @@ class GenerateConfig:
     top_p: float = 0.9
     repetition_penalty: float = 1.0
     length_penalty: float = 1.0
-    end_sym: str = ""  # text after it is cut; empty: model.end_sym
+    end_sym: str = ""  # ends an answer, as model.end_sym does
+    runaway_guard: bool = True  # end answers that loop or are too long for their audio
 
 
 @dataclass

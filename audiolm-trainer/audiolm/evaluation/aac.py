@@ -21,6 +21,8 @@ from contextlib import contextmanager
 import numpy as np
 
 from audiolm.errors import UserError
+from audiolm.evaluation.caption_counts import measure_captions
+from audiolm.evaluation.intervals import Measure
 from audiolm.evaluation.metric_requirements import (
     DOWNLOAD_COMMAND,
     JAVA_METRICS,
@@ -64,15 +66,32 @@ def compute_caption_scores(
     tokens = [[tokenize(text) for text in texts] for texts in references]
     _check_words(tokens, metrics)
     check_metrics_available(metrics)
-    candidates = [" ".join(tokenize(text)) for text in hypotheses]
-    mult_references = [[" ".join(words) for words in texts] for texts in tokens]
-    scores: dict[str, float] = {}
+    candidates = [tokenize(text) for text in hypotheses]
+    measures = measure_captions(candidates, tokens, n=n, sigma=sigma)
+    scores = {metric: measure.value for metric, measure in measures.items()}
     for metric in _metrics_to_run(metrics):
-        options = {"n": n, "sigma": sigma} if metric in ("cider_d", "spider_fl") else {}
-        scores[metric] = _run_metric(metric, candidates, mult_references, options)
+        if metric not in scores:
+            options = {"n": n, "sigma": sigma} if metric == "spider_fl" else {}
+            scores[metric] = _run_metric(metric, candidates, tokens, options)
     if "spider" in metrics:
         scores["spider"] = (scores["cider_d"] + scores["spice"]) / 2
     return {metric: scores[metric] for metric in metrics}
+
+
+def measure_caption_texts(
+    hypotheses: Sequence[str], references: Sequence[Sequence[str]], tokenizer: str = "ptb"
+) -> dict[str, Measure]:
+    """The Java-free metrics of captions, clip by clip.
+
+    Raises:
+        UserError: as `compute_caption_scores`.
+    """
+    _check_choices(JAVA_FREE_METRICS, tokenizer)
+    _check_texts(hypotheses, references)
+    tokenize = _TOKENIZERS[tokenizer]
+    tokens = [[tokenize(text) for text in texts] for texts in references]
+    _check_words(tokens, JAVA_FREE_METRICS)
+    return measure_captions([tokenize(text) for text in hypotheses], tokens)
 
 
 def compute_best_constant_caption(
@@ -198,12 +217,6 @@ def _check_words(references: Sequence[Sequence[list[str]]], metrics: Sequence[st
         )
     if not any(words for texts in references for words in texts):
         raise UserError("no reference holds a word: there is nothing to score against")
-    if "rouge_l" in metrics:
-        for index, texts in enumerate(references):
-            if not all(texts):
-                raise UserError(
-                    f"clip {index}: ROUGE-L is not defined for a reference without words"
-                )
 
 
 def _metrics_to_run(metrics: Sequence[str]) -> list[str]:
@@ -215,13 +228,18 @@ def _metrics_to_run(metrics: Sequence[str]) -> list[str]:
 
 
 def _run_metric(
-    metric: str, candidates: list[str], references: list[list[str]], options: dict[str, float]
+    metric: str,
+    hypotheses: Sequence[Sequence[str]],
+    references: Sequence[Sequence[Sequence[str]]],
+    options: dict[str, float],
 ) -> float:
+    candidates = [" ".join(tokens) for tokens in hypotheses]
+    mult_references = [[" ".join(tokens) for tokens in texts] for texts in references]
     try:
         with _silence():
             from aac_metrics import functional  # takes seconds, so not before there is a need
 
-            corpus_scores, _ = getattr(functional, metric)(candidates, references, **options)
+            corpus_scores, _ = getattr(functional, metric)(candidates, mult_references, **options)
     except (OSError, subprocess.SubprocessError) as error:
         raise UserError(
             f"{metric} could not be computed ({error}): run `{DOWNLOAD_COMMAND}` again"

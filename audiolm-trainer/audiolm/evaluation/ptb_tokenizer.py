@@ -37,6 +37,10 @@ _REPLACEMENTS = (
 )
 _FINAL_STOPS = re.compile(r"[\s.]+\Z")
 _SPACE = re.compile(r"\s+")
+# What every rule below leaves alone, by its letters and by what follows it: the quick way.
+_TWO_WORDS = frozenset(["cannot", "gonna", "wanna", "gotta", "gimme", "lemme"])
+_PLAIN_TEXT = re.compile(r"[a-z]+(?:,?\s+[a-z]+)*,?")
+_PLAIN_WORD = re.compile(rf"(?!(?:{'|'.join(_TWO_WORDS)})\b)[a-z]+(?=\s|,\s|,?\Z)")
 
 _LETTER = r"[^\W\d_]"
 _WORD = rf"{_LETTER}[^\W_]*(?:[.!?]{_LETTER}[^\W_]*)*"
@@ -123,11 +127,20 @@ def tokenize_ptb(text: str) -> list[str]:
         text = pattern.sub(replacement, text)
     text = _FINAL_STOPS.sub("", text)
     tokens: list[str] = []
+    if _PLAIN_TEXT.fullmatch(text) and _TWO_WORDS.isdisjoint(
+        words := text.replace(",", " ").split()
+    ):
+        return words
     position = 0
     while position < len(text):
         space = _SPACE.match(text, position)
         if space:
             position = space.end()
+            continue
+        plain = _PLAIN_WORD.match(text, position)
+        if plain:
+            tokens.append(plain.group())
+            position = plain.end()
             continue
         piece, position = _longest_match(text, position)
         tokens += piece

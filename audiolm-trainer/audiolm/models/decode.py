@@ -1,35 +1,72 @@
-"""From spliced rows to answer texts, through transformers' `generate`."""
+"""From spliced rows to answers, through transformers' `generate`.
+
+Letters: B clips, S prompt positions, A answer tokens of the longest answer, H LLM width.
+"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
 import torch
 from omegaconf import OmegaConf
 from transformers import (
     GenerationConfig,
+    LogitsProcessorList,
     PreTrainedTokenizerBase,
-    StoppingCriteria,
     StoppingCriteriaList,
 )
 
 from audiolm.config import GenerateConfig
 from audiolm.models.llm import stop_token_ids
+from audiolm.models.log_probability import measure_log_probabilities
+from audiolm.models.sampling import build_samplers
 from audiolm.models.splice import LlmInputs, tokenize
+from audiolm.models.stopping import EndTextCriteria, RunawayCriteria, RunawayGuard, find_loop
 
 
-class EndTextCriteria(StoppingCriteria):
-    """Stops each row by itself once its text holds an end symbol of several tokens."""
+@dataclass(frozen=True)
+class EndRules:
+    """What ends an answer.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, end_text: str) -> None:
-        self.tokenizer = tokenizer
-        self.end_text = end_text
-        self.num_tokens = 2 * len(tokenize(tokenizer, end_text)) + 2
+    Attributes:
+        texts: end symbols, wherever they come from: the `generate` section, the model.
+        long_texts: those of several tokens.
+        token_ids: every end token of LLM and tokenizer, and end symbols of one token.
+    """
 
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        """(rows, S) token ids -> (rows,) True where the row is done."""
-        tails = self.tokenizer.batch_decode(input_ids[:, -self.num_tokens :])
-        return torch.tensor([self.end_text in tail for tail in tails], device=input_ids.device)
+    texts: tuple[str, ...]
+    long_texts: tuple[str, ...]
+    token_ids: tuple[int, ...]
+
+    @classmethod
+    def build(cls, llm: Any, tokenizer: PreTrainedTokenizerBase, *texts: str) -> "EndRules":
+        """The rules of an LLM and some end symbols; empty ones do not count."""
+        given = tuple(dict.fromkeys(filter(None, texts)))
+        ids = [i for text in given or ("",) for i in stop_token_ids(llm, tokenizer, text)]
+        long_texts = tuple(text for text in given if len(tokenize(tokenizer, text)) > 1)
+        return cls(given, long_texts, tuple(dict.fromkeys(ids)))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One decoded answer.
+
+    Attributes:
+        text: special tokens and outer space removed, cut at the end symbol; of a loop, the first
+            round alone.
+        raw_text: every new token, special ones, loops and the end token included.
+        num_tokens: new tokens before the end token.
+        stop_reason: `end_token`, `end_text` (an end symbol of several tokens), `max_new_tokens`,
+            or the guard's `runaway` and `looping`.
+        log_probability: of the tokens of `raw_text` under the LLM, natural logarithm, whatever the
+            decoding.
+    """
+
+    text: str
+    raw_text: str
+    num_tokens: int
+    stop_reason: str
+    log_probability: float
 
 
 def read_generate_config(section: Any) -> GenerateConfig:
@@ -52,34 +89,51 @@ def generate_ids(
     inputs: LlmInputs,
     generate_cfg: Any,
     end_text: str,
+    *,
+    guard: RunawayGuard | None = None,
+    seeds: Sequence[int] | None = None,
 ) -> torch.Tensor:
     """New token ids (B, at most max_new_tokens), stopped row by row and padded at the end.
 
-    `min_length` and `max_new_tokens` count new tokens only.
+    `min_length` and `max_new_tokens` count new tokens only. A row ends at any end token of the LLM
+    or tokenizer, at `generate.end_sym`, at `end_text` and, with a `guard`, where that says.
+
+    Args:
+        seeds: of sampling, one per row; None draws them from torch's generator. With beams, torch's
+            generator does the sampling, for all rows together.
     """
     options = read_generate_config(generate_cfg)
-    end_text = options.end_sym or end_text
-    stop_ids = stop_token_ids(llm, tokenizer, end_text)
-    sampling = {"temperature": options.temperature, "top_p": options.top_p}
+    rules = EndRules.build(llm, tokenizer, options.end_sym, end_text)
+    stop_ids = list(rules.token_ids)
+    samples_beams = options.do_sample and options.num_beams > 1
     generation = GenerationConfig(
         max_new_tokens=options.max_new_tokens,
         min_new_tokens=min(options.min_length, options.max_new_tokens),
         num_beams=options.num_beams,
-        do_sample=options.do_sample,
+        do_sample=samples_beams,
         repetition_penalty=options.repetition_penalty,
         eos_token_id=stop_ids,
         pad_token_id=stop_ids[0] if stop_ids else tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
         **({"length_penalty": options.length_penalty} if options.num_beams > 1 else {}),
-        **(sampling if options.do_sample else {}),
     )
+    if samples_beams:
+        generation.update(temperature=options.temperature, top_p=options.top_p, top_k=0)
+    processors = LogitsProcessorList()
+    if options.do_sample and not samples_beams:
+        if seeds is None:
+            seeds = torch.randint(2**62, (len(inputs.attention_mask),)).tolist()
+        processors = build_samplers(options.temperature, options.top_p, seeds)
     criteria = StoppingCriteriaList()
-    if end_text and len(tokenize(tokenizer, end_text)) > 1:
-        criteria.append(EndTextCriteria(tokenizer, end_text))
+    for text in rules.long_texts:
+        criteria.append(EndTextCriteria(tokenizer, text))
+    if guard is not None:
+        criteria.append(RunawayCriteria(guard))
     return llm.generate(
         inputs_embeds=inputs.inputs_embeds,
         attention_mask=inputs.attention_mask,
         generation_config=generation,
+        logits_processor=processors,
         stopping_criteria=criteria,
     )
 
@@ -94,16 +148,113 @@ def generate_texts(
     """Answers as plain text: special tokens removed, cut at the end symbol."""
     options = read_generate_config(generate_cfg)
     ids = generate_ids(llm, tokenizer, inputs, options, end_text)
-    return clean_texts(tokenizer, ids.tolist(), options.end_sym or end_text)
+    return clean_texts(tokenizer, ids.tolist(), options.end_sym, end_text)
+
+
+@torch.no_grad()
+def generate_answers(
+    llm: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    inputs: LlmInputs,
+    generate_cfg: Any,
+    end_text: str,
+    *,
+    audio_seconds: Sequence[float],
+    seeds: Sequence[int],
+) -> list[Answer]:
+    """Answers with all that is known about them; what evaluation decodes with.
+
+    A row's answer does not depend on the others, nor on how often this was called before.
+
+    Args:
+        audio_seconds: of each clip, for the guard (`generate.runaway_guard`).
+        seeds: of sampling, one per clip.
+    """
+    options = read_generate_config(generate_cfg)
+    guard = RunawayGuard.from_seconds(audio_seconds) if options.runaway_guard else None
+    if options.do_sample and options.num_beams > 1:  # torch's generator: each row by itself
+        rows = [_sample_beams(llm, tokenizer, inputs, row, options, end_text, guard, seed)
+                for row, seed in enumerate(seeds)]  # fmt: skip
+    else:
+        rows = generate_ids(
+            llm, tokenizer, inputs, options, end_text, guard=guard, seeds=seeds
+        ).tolist()
+    rules = EndRules.build(llm, tokenizer, options.end_sym, end_text)
+    endings = [
+        _find_ending(tokenizer, row, rules, guard.limits[place] if guard else None)
+        for place, row in enumerate(rows)
+    ]
+    written = [ending.ids + ending.end_ids for ending in endings]
+    log_probabilities = measure_log_probabilities(llm, inputs, written)
+    kept = [ending.ids[: ending.num_kept] for ending in endings]
+    texts = clean_texts(tokenizer, kept, *rules.texts)
+    raw_texts = tokenizer.batch_decode(written, clean_up_tokenization_spaces=False)
+    return [
+        Answer(text, raw_text, len(ending.ids), ending.reason, log_probability)
+        for text, raw_text, ending, log_probability in zip(
+            texts, raw_texts, endings, log_probabilities, strict=True
+        )
+    ]
 
 
 def clean_texts(
-    tokenizer: PreTrainedTokenizerBase, ids: Sequence[Sequence[int]], end_text: str
+    tokenizer: PreTrainedTokenizerBase, ids: Sequence[Sequence[int]], *end_texts: str
 ) -> list[str]:
-    """Token ids -> text up to the end symbol, without special tokens or outer space."""
+    """Token ids -> text up to the first end symbol, without special tokens or outer space."""
     texts = tokenizer.batch_decode(
         [list(row) for row in ids], skip_special_tokens=True, clean_up_tokenization_spaces=False
     )
-    if end_text:
+    for end_text in filter(None, end_texts):
         texts = [text.split(end_text)[0] for text in texts]
     return [text.strip() for text in texts]
+
+
+def _sample_beams(
+    llm: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    inputs: LlmInputs,
+    row: int,
+    options: GenerateConfig,
+    end_text: str,
+    guard: RunawayGuard | None,
+    seed: int,
+) -> list[int]:
+    """Ids of one row, by beams whose sampling follows the row's seed."""
+    one = LlmInputs(*(part[row : row + 1] for part in vars(inputs).values()))
+    limit = None if guard is None else RunawayGuard(guard.limits[row : row + 1])
+    devices = [inputs.inputs_embeds.device] if inputs.inputs_embeds.is_cuda else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        return generate_ids(llm, tokenizer, one, options, end_text, guard=limit)[0].tolist()
+
+
+@dataclass(frozen=True)
+class _Ending:
+    """A row's answer, the end token it wrote, how much of it to keep, and why it ended."""
+
+    ids: list[int]
+    end_ids: list[int]
+    num_kept: int
+    reason: str
+
+
+def _find_ending(
+    tokenizer: PreTrainedTokenizerBase, row: Sequence[int], rules: EndRules, limit: int | None
+) -> _Ending:
+    """Why a row ended, and where.
+
+    A row that a rule ended is padded with an end token that it never wrote. So rules are looked at
+    first; none goes on beyond the token at which one of them applies.
+    """
+    place = next((i for i, token in enumerate(row) if token in rules.token_ids), len(row))
+    ids = list(row[:place])
+    text = tokenizer.decode(ids) if rules.long_texts else ""
+    num_in_loop = find_loop(ids) if limit is not None else None
+    if any(end_text in text for end_text in rules.long_texts):
+        return _Ending(ids, [], place, "end_text")
+    if num_in_loop is not None:
+        return _Ending(ids, [], num_in_loop, "looping")
+    if limit is not None and place >= limit:
+        return _Ending(ids, [], place, "runaway")
+    end_ids = list(row[place : place + 1])
+    return _Ending(ids, end_ids, place, "end_token" if end_ids else "max_new_tokens")

@@ -1,0 +1,89 @@
+"""When an answer ends, other than by an end token: end symbols, looping and runaway text.
+
+In: new token ids row by row. Out: which rows are done. Every rule looks at its own row alone.
+
+Letters: B clips, R rows (B, or B times the beams of each), S new tokens so far.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase, StoppingCriteria
+
+from audiolm.models.splice import tokenize
+
+# A loop: the same 1 to 16 tokens again and again, over 32 tokens or four times, whichever is more.
+MAX_LOOP_PERIOD = 16
+MIN_LOOP_TOKENS = 32
+MIN_LOOP_TIMES = 4
+
+# Runaway text: more tokens than anybody says or describes in that time. Fast speech has about
+# eight tokens a second; the base leaves room for a long caption of a short sound.
+BASE_TOKENS = 64
+TOKENS_PER_SECOND = 12
+
+
+class EndTextCriteria(StoppingCriteria):
+    """Stops each row by itself once its text holds an end symbol of several tokens."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, end_text: str) -> None:
+        self.tokenizer = tokenizer
+        self.end_text = end_text
+        self.num_tokens = 2 * len(tokenize(tokenizer, end_text)) + 2
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        """(R, S) token ids -> (R,) True where the row is done."""
+        tails = self.tokenizer.batch_decode(input_ids[:, -self.num_tokens :])
+        return torch.tensor([self.end_text in tail for tail in tails], device=input_ids.device)
+
+
+@dataclass(frozen=True)
+class RunawayGuard:
+    """The most tokens each clip's answer may have; looping ends an answer earlier.
+
+    Attributes:
+        limits: one per clip, in the order of the rows.
+    """
+
+    limits: tuple[int, ...]
+
+    @classmethod
+    def from_seconds(cls, audio_seconds: Sequence[float]) -> "RunawayGuard":
+        """Limits by the length of the audio."""
+        limits = (BASE_TOKENS + round(TOKENS_PER_SECOND * seconds) for seconds in audio_seconds)
+        return cls(tuple(limits))
+
+
+class RunawayCriteria(StoppingCriteria):
+    """Stops each row at its clip's limit, or where it loops."""
+
+    def __init__(self, guard: RunawayGuard) -> None:
+        self.guard = guard
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        """(R, S) token ids -> (R,) True where the row is done."""
+        num_rows, num_tokens = input_ids.shape
+        limits = torch.tensor(self.guard.limits, device=input_ids.device)
+        is_done = (num_tokens >= limits).repeat_interleave(num_rows // len(limits))
+        for period in range(1, MAX_LOOP_PERIOD + 1):
+            length = max(MIN_LOOP_TOKENS, MIN_LOOP_TIMES * period)
+            if num_tokens >= length:
+                tail = input_ids[:, -length:]
+                is_done |= (tail[:, period:] == tail[:, :-period]).all(dim=1)
+        return is_done
+
+
+def find_loop(ids: Sequence[int]) -> int | None:
+    """How many of the ids come before an answer that ended in a loop begins to repeat itself, its
+    first round included; None when it did not loop."""
+    for period in range(1, MAX_LOOP_PERIOD + 1):
+        length = max(MIN_LOOP_TOKENS, MIN_LOOP_TIMES * period)
+        start = len(ids) - length
+        if start < 0 or any(ids[i] != ids[i + period] for i in range(start, len(ids) - period)):
+            continue
+        while start > 0 and ids[start - 1] == ids[start - 1 + period]:
+            start -= 1
+        return start + period
+    return None
