@@ -6,31 +6,26 @@
     python train.py --cfg-path X.yaml --resume auto # or a run folder: go on after an interruption
     python train.py --cfg-path X.yaml --dryrun      # tiny random weights, everything else as given
 
-Each run writes its own folder under `run.output_dir`: config.yaml, log.jsonl, a checkpoint per
-epoch, checkpoint_best.pth (lowest validation loss) and summary.json when it is done.
+Each run writes its own folder under `run.output_dir`: config.yaml, log.jsonl, checkpoints with what
+resuming needs, checkpoint_best.pth, report.html, and summary.json when it is done.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from audiolm.errors import run_command
 
 if TYPE_CHECKING:  # torch is imported where it is used, so that --help answers at once
-    import torch
-    from accelerate import Accelerator
-
     from audiolm.config import Config
-    from audiolm.data.sampler import BatchPlan
-    from audiolm.models.salmonn import SALMONN
-    from audiolm.training.data import ClipBatches
-    from audiolm.training.tracking import RunLog
+    from audiolm.training.run import Run
 
 PROMPTS = ("model.prompt_path",)
 REQUIRED_PATHS = (
@@ -62,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
         evaluate_test_set(config)
     else:
         resolve_input_paths(config, config_dir, REQUIRED_PATHS)
-        train(config, args.resume)
+        train(config, args.resume, resume_anyway=args.resume_anyway)
     return 0
 
 
@@ -72,200 +67,226 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--cfg-path", required=True, help="YAML configuration file")
     parser.add_argument("--options", nargs="+", default=[], help="overrides: a.b=c, or a.b c")
-    parser.add_argument("--resume", default="", help="run folder to go on with, or auto")
+    parser.add_argument(
+        "--resume", default="", help="run folder or checkpoint to go on with, or auto"
+    )
+    parser.add_argument(
+        "--resume-anyway", action="store_true", help="go on although options have changed"
+    )
     parser.add_argument("--dryrun", action="store_true", help="tiny random weights, a few steps")
     parser.add_argument("--print-config", action="store_true", help="show every option and stop")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser.parse_args(arguments)
 
 
-@dataclass
-class Run:
-    """Everything a training run holds. `wrapped` is `model` under distributed training."""
+def train(config: Config, resume: str = "", *, resume_anyway: bool = False) -> Path:
+    """Run the training that the configuration describes, or what is left of it; its folder."""
+    from audiolm.training.setup import set_up_run
 
-    config: Config
-    accelerator: Accelerator
-    train_data: ClipBatches
-    valid_data: ClipBatches
-    model: SALMONN
-    wrapped: torch.nn.Module
-    optimiser: torch.optim.Optimizer
-    plan: BatchPlan
-    steps_per_epoch: int  # optimiser steps
-    folder: Path
-    log: RunLog | None  # of the main process
-    first_epoch: int
-    validations: list[dict[str, Any]] = field(default_factory=list)
+    def report(line: str) -> None:
+        print(line, file=sys.stderr)
 
-    @property
-    def total_steps(self) -> int:
-        return self.steps_per_epoch * self.config.run.optims.max_epoch
-
-
-def train(config: Config, resume: str = "") -> Path:
-    """Run the whole training that the configuration describes; returns the run's folder."""
-    run = set_up(config, resume)
-    # A pass over the data may go on in the next epoch.
-    batches = run.train_data.endless(run.first_epoch * run.steps_per_epoch)
-    for epoch in range(run.first_epoch, config.run.optims.max_epoch):
-        train_epoch(run, batches, epoch)
-        validate_and_save(run, epoch)
+    run = set_up_run(config, resume, resume_anyway=resume_anyway, report=report)  # 2. to 6.
     if run.log is not None:
-        run.log.finish(run.validations, run.train_data.tally, run.valid_data.tally)
-    run.accelerator.end_training()
+        report(run.describe())
+    with run.stop:
+        while not run.is_finished and not run.stop_reason:
+            train_epoch(run)
+            if run.is_epoch_done:
+                finish_epoch(run)
+    finish_run(run)
     return run.folder
 
 
-def set_up(config: Config, resume: str = "") -> Run:
-    """Steps 2 to 6: everything before the loop."""
-    from accelerate.utils import broadcast_object_list, set_seed
-
-    from audiolm.data.sampler import plan_batches
-    from audiolm.models.device import half_dtype
-    from audiolm.models.salmonn import SALMONN
-    from audiolm.training.data import ClipBatches, check_data
-    from audiolm.training.engine import build_accelerator
-    from audiolm.training.optimiser import build_optimiser
-    from audiolm.training.resume import find_resume_point
-    from audiolm.training.tracking import open_run
-
-    # 2. Engine and seed
-    options = config.run
-    accelerator = build_accelerator(options)
-    set_seed(options.seed)  # the same new weights on every process
-
-    # 3. Data
-    accumulation = options.accum_grad_iters
-    plan = plan_batches(options.batch_size_train, accumulation, accelerator.num_processes)
-    train_data = ClipBatches(config, config.datasets.train_ann_path, accelerator, plan)
-    valid_data = ClipBatches(config, config.datasets.valid_ann_path, accelerator)
-
-    # 4. Model
-    resume_point = find_resume_point(resume, options) if resume else None
-    if resume_point is not None:
-        config.model.ckpt = resume_point.checkpoints_after(config.model.ckpt)
-    device = accelerator.device
-    model = SALMONN.from_config(config.model, device=device, dtype=half_dtype(device))
-    check_data(model, train_data)
-    check_data(model, valid_data)
-
-    # 5. Optimiser and length of the run
-    optimiser = build_optimiser(model, options.optims)
-    wrapped, optimiser = accelerator.prepare(model, optimiser)
-    steps_per_epoch = -(-options.iters_per_epoch // options.accum_grad_iters)
-    if options.epoch_based:
-        steps_per_epoch = train_data.steps_per_pass
-    validations = []
-    if resume_point is not None:
-        state = resume_point.load_state()
-        optimiser.load_state_dict(state["optimizer"])
-        if accelerator.scaler is not None and state.get("scaler"):
-            accelerator.scaler.load_state_dict(state["scaler"])
-        validations = resume_point.read_validations()
-
-    # 6. Run folder, last: a mistake above leaves nothing behind
-    old_folder = resume_point.folder if resume_point is not None else None
-    opened = [open_run(config, old_folder) if accelerator.is_main_process else (None, None)]
-    folder, log = opened[0]
-    folder = broadcast_object_list([folder])[0]
-    assert folder is not None
-    num_trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    accelerator.print(f"{folder}: {num_trained:,} weights to train", file=sys.stderr)
-    return Run(
-        config, accelerator, train_data, valid_data, model, wrapped, optimiser,
-        plan, steps_per_epoch, folder, log,
-        resume_point.epoch if resume_point is not None else 0, validations,
-    )  # fmt: skip
-
-
-def train_epoch(run: Run, batches: Iterator[dict[str, Any]], epoch: int) -> None:
-    """7. The loop: gather micro-batches, one optimiser step, log."""
+def train_epoch(run: Run) -> None:
+    """7. The loop: gather micro-batches, take an optimiser step, log, save, evaluate."""
     from accelerate.utils import set_seed
     from tqdm import tqdm
 
-    from audiolm.training.progress import Meter
-
-    options = run.config.run
-    set_seed(options.seed + epoch, device_specific=True)  # dropout differs between processes
-    run.wrapped.train()
-    meter = Meter()
+    options, position = run.config.run, run.position
+    if position.step_in_epoch == 0:
+        set_seed(options.seed + position.epoch, device_specific=True)  # dropout differs by process
     bar = tqdm(
-        range(run.steps_per_epoch), desc=f"epoch {epoch}", unit="step", disable=run.log is None
-    )
-    for step_in_epoch in bar:
-        step = epoch * run.steps_per_epoch + step_in_epoch
+        desc=f"epoch {position.epoch}", unit="step", disable=run.log is None,
+        initial=position.step_in_epoch, total=run.steps_per_epoch,
+    )  # fmt: skip
+    run.model.train()
+    while not (run.is_epoch_done or run.is_finished or run.stop_reason):
+        started, step = time.perf_counter(), position.step
+        batches = run.meter.waiting(run.batches)
         micro_batches = list(itertools.islice(batches, run.plan.num_micro_batches))
-        learning_rate = train_step(run, micro_batches, step, meter)
-        is_last = step_in_epoch == run.steps_per_epoch - 1
-        if run.log is not None and ((step + 1) % options.log_freq == 0 or is_last):
-            values = {"epoch": epoch, "learning_rate": learning_rate, **meter.summary()}
-            run.log.write("train", step, values)
-            bar.set_postfix(loss=f"{values['loss']:.3f}", lr=f"{learning_rate:.1e}")
-            meter = Meter()
+        learning_rate = train_step(run, micro_batches)
+        position.advance()
+        bar.update()
+        run.meter.seconds += time.perf_counter() - started
+        if position.step % options.log_freq == 0 or run.is_epoch_done:
+            bar.set_postfix_str(run.write_progress(step, learning_rate))
+        is_evaluated = options.eval_every and position.step % options.eval_every == 0
+        if not run.is_epoch_done and (is_evaluated or run.is_save_due or run.stop_reason):
+            path = save(run)
+            if is_evaluated and not run.stop_reason and evaluate(run, path):
+                run.write_state(path)
+    bar.close()
 
 
-def train_step(run: Run, micro_batches: list[dict[str, Any]], step: int, meter: Any) -> float:
-    """One optimiser step: gradients of the mean loss over all answer tokens of all processes."""
-    from audiolm.models.device import move_to
-    from audiolm.training.engine import count_everywhere, synchronise_only_last
+def train_step(run: Run, micro_batches: list[dict[str, Any]]) -> float:
+    """One optimiser step; its learning rate.
+
+    The loss is a mean over the answer tokens of all micro-batches of all processes, which talk
+    three times: how many tokens, whether memory sufficed, and the gradients. Where memory does not
+    suffice, all processes try again with their micro-batches cut in half.
+    """
+    from audiolm.training.bad_luck import halve, list_ids, release_memory
+    from audiolm.training.engine import sum_everywhere
     from audiolm.training.optimiser import set_learning_rate
     from audiolm.training.schedule import compute_learning_rate
 
-    accelerator, model = run.accelerator, run.model
     optims = run.config.run.optims
-    learning_rate = compute_learning_rate(step, run.total_steps, optims)
+    learning_rate = compute_learning_rate(run.position.step, run.total_steps, optims)
     set_learning_rate(run.optimiser, learning_rate)
-    run.optimiser.zero_grad(set_to_none=True)
-    if count_everywhere(accelerator, sum(not batch["text"] for batch in micro_batches)):
-        return learning_rate  # a whole batch was unreadable somewhere: no process steps
-
-    texts = [text for batch in micro_batches for text in batch["text"]]
-    num_tokens = count_everywhere(accelerator, sum(len(model.tokenize_answer(t)) for t in texts))
-    for position, samples in enumerate(micro_batches):
-        is_last = position == len(micro_batches) - 1
-        with synchronise_only_last(accelerator, run.wrapped, is_last):
-            output = run.wrapped(move_to(samples, accelerator.device), verbose=True)
-            loss_sum = output["loss"] * output["total"]
-            # Processes' gradients are averaged, so the mean needs their number back.
-            accelerator.backward(loss_sum * accelerator.num_processes / num_tokens)
-        meter.add(samples, float(loss_sum.detach()), output["correct"], output["total"])
-    limit = optims.max_grad_norm or float("inf")
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    grad_norm = accelerator.clip_grad_norm_(parameters, limit)  # unscales first
-    meter.grad_norm = float(grad_norm) if grad_norm is not None else 0.0
-    run.optimiser.step()
+    batches = [samples for samples in micro_batches if samples["text"]]
+    texts = [text for samples in batches for text in samples["text"]]
+    num_tokens = run.agree(sum(len(run.model.tokenize_answer(text)) for text in texts))
+    if not num_tokens:
+        return learning_rate  # every clip of the step was unreadable
+    while True:
+        run.optimiser.zero_grad(set_to_none=True)
+        outputs = accumulate_gradients(run, batches, num_tokens)
+        if not sum_everywhere(run.accelerator, [outputs is None])[0]:
+            reason, ids = apply_gradients(run, batches, outputs or [])
+            break
+        release_memory()
+        num_before = len(batches)
+        batches = [half for samples in batches for half in halve(samples)]
+        if not sum_everywhere(run.accelerator, [len(batches) - num_before])[0]:
+            reason, ids = "out of memory", list_ids(batches)  # single clips already
+            break
+    run.count_skipped(reason, ids)
     return learning_rate
 
 
-def validate_and_save(run: Run, epoch: int) -> None:
-    """8. Validation, each clip once. 9. The epoch's checkpoint, and the best one."""
-    import shutil
+def accumulate_gradients(
+    run: Run, batches: Sequence[dict[str, Any]], num_tokens: float
+) -> list[dict[str, Any]] | None:
+    """Add up this process's gradients; the model's outputs, or None when memory ran out."""
+    from audiolm.models.device import move_to
+    from audiolm.training.bad_luck import is_out_of_memory
 
+    outputs = []
+    try:
+        for samples in batches:
+            with run.precision.autocast():
+                output = run.model(move_to(samples, run.accelerator.device), verbose=True)
+            share = output["loss"] * (output["total"] / num_tokens)
+            run.precision.scaler.scale(share).backward()
+            outputs.append({**output, "loss": float(share.detach())})
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
+    return outputs
+
+
+def apply_gradients(
+    run: Run, batches: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]
+) -> tuple[str, list[str]]:
+    """Sum gradients over processes and step; else why not, and which clips were to blame."""
+    from audiolm.training.bad_luck import find_culprits
+    from audiolm.training.engine import share_gradients
+    from audiolm.training.optimiser import clip_gradients
+
+    scaler = run.precision.scaler
+    share_gradients(run.accelerator, run.trained)
+    scaler.unscale_(run.optimiser)
+    grad_norm = clip_gradients(run.trained, run.config.run.optims.max_grad_norm)
+    reason, ids = "", []
+    if not math.isfinite(grad_norm):  # on all processes alike
+        reason, ids = find_culprits(run.accelerator, batches, outputs, scaler)
+    if not reason:
+        scaler.step(run.optimiser)  # leaves float16 gradients alone that overflowed
+        run.meter.grad_norm = grad_norm
+        for samples, output in zip(batches, outputs, strict=True):
+            run.meter.add(samples, output)
+    scaler.update()
+    return reason, ids
+
+
+def finish_epoch(run: Run) -> None:
+    """8. Save before the validation, which may take long, and note afterwards that it is done."""
+    path = save(run)
+    if not run.stop_reason and evaluate(run, path):
+        run.position.start_next_epoch()
+        run.write_state(path)
+
+
+def evaluate(run: Run, checkpoint_path: Path) -> bool:
+    """9. Validation: each clip's loss once, some clips' answers scored; False when stopped."""
+    from audiolm.evaluation.scores import score_answers
+    from audiolm.training.saving import keep_random_states
+    from audiolm.training.selection import keep_best
+    from audiolm.training.validation import Stopped, describe, validate
+
+    options, step = run.config.run, run.position.step
+    try:
+        with keep_random_states():
+            record = {"epoch": run.position.epoch, **validate(run, score_answers)}
+    except Stopped:
+        run.stop_reason = run.stop.reason or "another process was stopped"
+        return False
+    validations, metric = [*run.validations, {"step": step, **record}], options.best_metric
+    run.write(
+        lambda: keep_best(run.folder, checkpoint_path, validations, metric, options.keep_best)
+    )
+    run.validations = validations
+    if run.log is not None:
+        run.log.write("valid", step, record)
+        print(f"epoch {run.position.epoch}: validation {describe(record)}", file=sys.stderr)
+    return True
+
+
+def save(run: Run) -> Path:
+    """10. A checkpoint and the state beside it; saves beyond `keep_last` go."""
     from audiolm.config_file import plain_config
     from audiolm.models.checkpoint import save_checkpoint
-    from audiolm.training.validation import validate
+    from audiolm.training.saving import checkpoint_name, drop_old_saves, state_path
 
-    result = validate(run.model, run.valid_data.one_pass(0), run.accelerator)
-    is_best = all(result.loss < earlier["loss"] for earlier in run.validations)
-    run.validations.append({"epoch": epoch, **result.as_dict()})
-    if run.log is None:
-        return
-    run.log.write("valid", (epoch + 1) * run.steps_per_epoch, run.validations[-1])
-    scaler = run.accelerator.scaler
-    path = run.folder / f"checkpoint_{epoch}.pth"
-    save_checkpoint(
-        path,
-        run.model,
-        optimizer=run.optimiser.state_dict(),
-        config=plain_config(run.config),
-        scaler=scaler.state_dict() if scaler is not None else None,
-        epoch=epoch,
-    )
-    if is_best:
-        best = run.folder / "checkpoint_best.pth"
-        shutil.copyfile(path, best.with_suffix(".tmp"))
-        best.with_suffix(".tmp").replace(best)
-    print(f"epoch {epoch}: validation {result.describe()}", file=sys.stderr)
+    path = run.folder / checkpoint_name(run.position, run.is_epoch_done)
+
+    def write() -> None:
+        state_path(path).unlink(missing_ok=True)  # of an earlier try at the same step
+        save_checkpoint(
+            path,
+            run.model,
+            optimizer=run.optimiser.state_dict(),
+            config=plain_config(run.config),
+            scaler=run.precision.scaler.state_dict(),
+            epoch=run.position.epoch,
+        )
+
+    run.write(write)
+    run.write_state(path)
+    run.write(lambda: drop_old_saves(run.folder, run.config.run.keep_last))
+    run.note_save(path)
+    return path
+
+
+def finish_run(run: Run) -> None:
+    """11. Say how to go on, or that the run is done."""
+    from audiolm.evaluation.scores import score_answers
+    from audiolm.training.validation import describe, validate_average
+
+    if run.is_finished and run.config.run.average_best:
+        record = validate_average(run, score_answers)
+        if run.log is not None:
+            run.log.write("average", run.position.step, record)
+            print(f"mean of the best: validation {describe(record)}", file=sys.stderr)
+    elif run.log is not None and not run.is_finished:
+        print(
+            f"stopped after step {run.position.step} ({run.stop_reason}); go on with the same "
+            f"command and --resume {run.folder}",
+            file=sys.stderr,
+        )
+    run.close()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ TABLE = {
     1: "test_config: test_no_retired_option_is_needed",
     2: "test_dataset: test_defect_02_other_sample_rates_load",
     3: "test_dataset: test_defect_03_unreadable_clip_is_never_replaced",
-    4: "test_train: test_defect_04_a_run_goes_on_where_it_was_killed",
+    4: "test_resume: test_defect_04_a_killed_run_goes_on_bit_for_bit",
     5: "test_train: test_learning_rate_never_saw_tooths",
     6: "test_train: test_defect_06_loss_is_a_mean_over_all_answer_tokens",
     7: "test_model: test_freezing, test_frozen_encoders_are_not_random_in_training",

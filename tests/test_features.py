@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import train as train_script
 from accelerate import Accelerator
+from training_runs import arguments, read_log, run_folders
 
 from audiolm.config import Config
 from audiolm.config_file import load_config
@@ -540,6 +542,24 @@ def test_no_cache(config: Config) -> None:
     accelerator = Accelerator(cpu=True)
     result = ensure_features(config, accelerator, [], dtype=torch.float32, report=print)
     assert result is None
+
+
+def test_training_from_the_cache_gives_the_losses_of_training_from_audio(tmp_path: Path) -> None:
+    """Whole runs of train.py; the second and third read what the second stored."""
+    losses = []
+    folder = tmp_path / "cache"
+    for name, changes in (
+        ("audio", ()),
+        ("filled", (f"datasets.feature_cache={folder}",)),
+        ("stored", (f"datasets.feature_cache={folder}",)),
+    ):
+        train_script.main(arguments(tmp_path / name, "run.iters_per_epoch=4", *changes))
+        (run_folder,) = run_folders(tmp_path / name)
+        losses.append([r["loss"] for r in read_log(run_folder) if r["event"] in ("train", "valid")])
+    assert len(losses[0]) >= 4
+    # Encoded in batches or one by one: float32 rounds differently.
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert losses[2] == losses[1]
 
 
 # Several processes

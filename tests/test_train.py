@@ -1,52 +1,20 @@
 """train.py as users run it: whole runs on the recorded tiny stack, and the arithmetic of a step."""
 
 import json
-import os
-import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import train as train_script
+from training_runs import DEV, arguments, read_log, run_folders, run_train, torchrun
 
 from audiolm.config_file import load_config
 from audiolm.errors import UserError
 from audiolm.models.checkpoint import read_checkpoint
-from audiolm.training.progress import Meter
 from audiolm.training.run_folder import create_run_folder
-
-ROOT = Path(__file__).resolve().parents[1]
-TRAIN = ROOT / "audiolm-trainer" / "train.py"
-DEV = ROOT / "tests" / "data" / "golden" / "dev"
-SMALL = [
-    "model.ckpt=",
-    "model.qformer.hidden_size=56",
-    "model.qformer.num_heads=4",
-    "model.qformer.intermediate_size=96",
-    "model.lora_dropout=0",
-    "run.iters_per_epoch=2",
-    "run.optims.max_epoch=2",
-    "run.optims.warmup_steps=2",
-    "run.batch_size_train=2",
-    "run.batch_size_eval=2",
-]
-
-
-def arguments(tmp_path: Path, *changes: str) -> list[str]:
-    config = str(DEV / "config_lora.yaml")
-    return ["--cfg-path", config, "--options", *SMALL, f"run.output_dir={tmp_path}", *changes]
-
-
-def run_folders(tmp_path: Path) -> list[Path]:
-    return sorted(path.parent for path in tmp_path.glob("*/config.yaml"))
-
-
-def read_log(folder: Path) -> list[dict[str, Any]]:
-    lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
+from audiolm.training.setup import set_up_run
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +31,12 @@ def test_a_run_leaves_its_files(finished: Path) -> None:
     assert names == {
         "config.yaml", "log.jsonl", "summary.json",
         "checkpoint_0.pth", "checkpoint_1.pth", "checkpoint_best.pth",
+        "checkpoint_0.state", "checkpoint_1.state", "report.html",
     }  # fmt: skip
     events = [(record["event"], record["step"]) for record in read_log(finished)]
-    assert events == [("train", 1), ("valid", 2), ("train", 3), ("valid", 4)]
+    assert events == [
+        ("train", 1), ("save", 2), ("valid", 2), ("train", 3), ("save", 4), ("valid", 4),
+    ]  # fmt: skip
 
 
 def test_saved_configuration_trains_again(finished: Path) -> None:
@@ -101,21 +72,6 @@ def test_defect_15_run_folders_do_not_collide(tmp_path: Path) -> None:
     assert all(folder.is_dir() for folder in folders)
 
 
-def run_train(launcher: Sequence[str], tmp_path: Path, *changes: str, **env: str) -> str:
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("RANK", "WANDB"))}
-    variables = {**inherited, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", **env}
-    result = subprocess.run(
-        [*launcher, str(TRAIN), *arguments(tmp_path, *changes)],
-        capture_output=True,
-        text=True,
-        env={name: value for name, value in variables.items() if value},
-        cwd=tmp_path,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr[-2000:]
-    return result.stderr
-
-
 def test_defect_08_rank_alone_is_one_process(tmp_path: Path) -> None:
     run_train([sys.executable], tmp_path, RANK="0")
     assert len(run_folders(tmp_path)) == 1
@@ -123,8 +79,7 @@ def test_defect_08_rank_alone_is_one_process(tmp_path: Path) -> None:
 
 def test_torchrun_with_two_processes(tmp_path: Path) -> None:
     """Defects 8 and 16: gloo on CPUs, and five clips are five clips over two processes."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    run_train([*launcher, "--nproc_per_node=2"], tmp_path, "run.batch_size_train=1")
+    run_train(torchrun(2), tmp_path, "run.batch_size_train=1")
     (folder,) = run_folders(tmp_path)
     assert [r["num_clips"] for r in read_log(folder) if r["event"] == "valid"] == [5, 5]
 
@@ -187,15 +142,11 @@ def gradients(batch_size: int, num_batches: int, tmp_path: Path) -> dict[str, to
     changes = [f"run.batch_size_train={batch_size}", f"run.accum_grad_iters={num_batches}"]
     config = load_config(DEV / "config_lora.yaml", arguments(tmp_path, *changes)[3:])
     config.model.ckpt = str(DEV / "lora" / "checkpoint_0.pth")
-    run = train_script.set_up(config)
-    run.wrapped.eval()  # without dropout
+    run = set_up_run(config)
+    run.model.eval()  # without dropout
     batches = list(run.valid_data.one_pass(0))  # pairs, in the annotation's order
     clips = [split_clip(batch, row) for batch in batches[:2] for row in range(2)]
-    if batch_size == 1:
-        micro_batches = clips
-    else:
-        micro_batches = batches[:2]
-    train_script.train_step(run, micro_batches, 0, Meter())
+    train_script.train_step(run, clips if batch_size == 1 else batches[:2])
     return {n: p.grad.clone() for n, p in run.model.named_parameters() if p.grad is not None}
 
 
@@ -244,41 +195,3 @@ def test_print_config_shows_every_section(capsys: pytest.CaptureFixture, tmp_pat
     shown = capsys.readouterr().out
     assert all(section in shown for section in ("model:", "datasets:", "run:", "generate:"))
     assert "\n  token:" not in shown
-
-
-def test_defect_04_a_run_goes_on_where_it_was_killed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Three epochs straight, and two after a kill in the second: equal weights, bit for bit."""
-    options = ("run.optims.max_epoch=3", "model.lora_dropout=0.1", "run.iters_per_epoch=4")
-    train_script.main(arguments(tmp_path / "straight", *options))
-
-    class Killed(BaseException):
-        """Stands for a kill: nothing catches it."""
-
-    real_step = train_script.train_step
-
-    def step(run: Any, micro_batches: Any, number: int, meter: Meter) -> float:
-        if number == 6:
-            raise Killed
-        return real_step(run, micro_batches, number, meter)
-
-    monkeypatch.setattr(train_script, "train_step", step)
-    with pytest.raises(Killed):
-        train_script.main(arguments(tmp_path / "killed", *options))
-    monkeypatch.setattr(train_script, "train_step", real_step)
-    train_script.main([*arguments(tmp_path / "killed", *options), "--resume", "auto"])
-
-    (straight,), (killed,) = run_folders(tmp_path / "straight"), run_folders(tmp_path / "killed")
-    wanted = read_checkpoint(straight / "checkpoint_2.pth")["model"]
-    resumed = read_checkpoint(killed / "checkpoint_2.pth")["model"]
-    assert all(torch.equal(wanted[key], resumed[key]) for key in wanted)
-    summaries = [json.loads((f / "summary.json").read_text()) for f in (straight, killed)]
-    assert summaries[0]["validations"] == summaries[1]["validations"]
-
-
-def test_resume_needs_an_unfinished_run(finished: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is finished"):
-        train_script.main([*arguments(tmp_path), "--resume", str(finished)])
-    with pytest.raises(UserError, match="no run folder"):
-        train_script.main([*arguments(tmp_path), "--resume", str(tmp_path)])

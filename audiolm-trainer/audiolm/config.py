@@ -131,7 +131,8 @@ class RunConfig:
     exp_name: str = "audiolm"
     evaluate: bool = False  # decode the test set instead of training
     device: str = "auto"  # auto | cpu | cuda | cuda:N
-    amp: bool = False  # mixed precision: bfloat16 or float16 by GPU; float32 on CPU
+    precision: str = "auto"  # fp32 | bf16 | fp16 | auto: bf16 or fp16 by GPU, fp32 on CPU
+    amp: bool = True  # SALMONN's switch: False casts nothing under `precision: auto`
     epoch_based: bool = False  # True: an epoch is one pass; False: `iters_per_epoch` batches
     iters_per_epoch: int = 3000  # micro-batches per process
     accum_grad_iters: int = 1  # micro-batches per optimiser step
@@ -140,6 +141,17 @@ class RunConfig:
     batch_size_eval: int = 8
     num_workers: int = 2  # data loading processes per training process
     log_freq: int = 5  # optimiser steps between lines of log.jsonl
+    save_every_steps: int = 0  # optimiser steps between saves; 0: at each epoch's end only
+    save_every_minutes: float = 0.0  # the same by the clock
+    keep_last: int = 3  # newest saves kept; 0: all
+    keep_best: int = 1  # best checkpoints kept besides, by `best_metric`
+    best_metric: str = "loss"  # loss | token_accuracy | wer | cider_d, of validations
+    average_best: bool = False  # at the end, write and validate the mean of the best ones
+    eval_every: int = 0  # optimiser steps between validations; 0: at each epoch's end only
+    eval_clips: int = 0  # validation clips that are answered and scored each time; 0: loss only
+    early_stop_patience: int = 0  # validations without a better `best_metric`; 0: never stop
+    max_time_minutes: float = 0.0  # then save and stop; 0: no limit
+    max_skipped_steps: int = 10  # more in a row (non-finite loss, out of memory) stop the run
     loggers: list[str] = field(default_factory=list)  # any of tensorboard, wandb
     optims: OptimsConfig = field(default_factory=OptimsConfig)
 
@@ -181,6 +193,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "datasets.long_audio": ("truncate", "error", "skip"),
     "run.optims.optimiser": ("adamw", "adamw8bit"),
     "datasets.augment.noise_colour": ("pink", "white"),
+    "run.precision": ("auto", "fp32", "bf16", "fp16"),
+    "run.best_metric": ("loss", "token_accuracy", "wer", "cider_d"),
     "run.optims.schedule": ("cosine", "reference"),
 }
 
@@ -206,6 +220,15 @@ MINIMUMS: dict[str, float] = {
     "run.batch_size_eval": 1,
     "run.num_workers": 0,
     "run.log_freq": 1,
+    "run.save_every_steps": 0,
+    "run.save_every_minutes": 0,
+    "run.keep_last": 0,
+    "run.keep_best": 1,
+    "run.eval_every": 0,
+    "run.eval_clips": 0,
+    "run.early_stop_patience": 0,
+    "run.max_time_minutes": 0,
+    "run.max_skipped_steps": 0,
     "run.optims.max_epoch": 1,
     "run.optims.warmup_steps": 0,
     "run.optims.max_grad_norm": 0,

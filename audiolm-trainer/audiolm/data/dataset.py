@@ -133,6 +133,14 @@ class AudioDataset(Dataset[dict[str, Any] | SkippedClip]):
             "draw_seed": draw_seed,
         }
 
+    def load_waveform(self, position: int) -> np.ndarray:
+        """The sound (T,) of a clip as the model hears it, without augmentation.
+
+        Raises:
+            AudioError: it cannot be used.
+        """
+        return self._load(self.clips[position]).samples
+
     def read_audio(self, clip: Clip, draw_seed: str = "") -> dict[str, Any]:
         """`spectrogram` (M, 3000), `raw_wav` (T,) and `was_truncated`, or what `features` holds.
 

@@ -112,6 +112,15 @@ def save_checkpoint(
         "scaler": dict(scaler) if scaler else None,
         "epoch": epoch,
     }
+    write_atomically(path, content)
+
+
+def write_atomically(path: Path, content: Any) -> None:
+    """`torch.save` beside `path`, to disk, then into its place: no reader sees half a file.
+
+    Raises:
+        OSError: the disk is full or cannot be written; what was at `path` is still there.
+    """
     temporary = path.with_name(path.name + ".tmp")
     try:
         with temporary.open("wb") as file:
@@ -119,6 +128,8 @@ def save_checkpoint(
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except RuntimeError as error:  # torch's own word for a write that failed
+        raise OSError(f"{path}: {str(error).splitlines()[0]}") from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -1,9 +1,11 @@
 """Loaders for training and validation, as the configuration describes them."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
@@ -76,6 +78,7 @@ class ClipBatches:
         annotation: `datasets.train_ann_path` in one of its forms, or one validation file.
         accelerator: knows this process and how many there are.
         plan: how training steps are split; None: validation.
+        max_clips: of validation, spread evenly over the annotation; 0: all.
 
     Attributes:
         plan: as given.
@@ -91,11 +94,14 @@ class ClipBatches:
         annotation: Any,
         accelerator: Accelerator,
         plan: BatchPlan | None = None,
+        *,
+        max_clips: int = 0,
     ) -> None:
         self._seed = config.run.seed
         self.mixture: Mixture | None = None
         if plan is None:
             clips: Sequence[Clip] = load_annotation(annotation, require_text=True)
+            clips = pick_evenly(clips, max_clips or len(clips))
         else:
             temperature = config.datasets.task_temperature
             corpora = list_corpora(annotation)
@@ -160,10 +166,32 @@ class ClipBatches:
         """Optimiser steps in the first `num_passes` passes: the same on every process."""
         return sum(self._steps.num_steps(number) for number in range(num_passes))
 
+    def load_waveform(self, index: int) -> np.ndarray:
+        """The sound (T,) at 16 kHz of the clip at `index` of the annotation, unaugmented."""
+        position = next(i for i, clip in enumerate(self._dataset.clips) if clip.index == index)
+        return self._dataset.load_waveform(position)
+
     @property
     def _steps(self) -> StepBatchSampler:
         assert isinstance(self._sampler, StepBatchSampler), "validation has no steps"
         return self._sampler
+
+
+def pick_evenly(clips: Sequence[Clip], num_clips: int) -> Sequence[Clip]:
+    """At most `num_clips`, the same ones each time: equal shares of each task, evenly spread."""
+    by_task: dict[str, list[Clip]] = {}
+    for clip in clips:
+        by_task.setdefault(clip.task, []).append(clip)
+    turns = itertools.zip_longest(*(_spread(found) for found in by_task.values()))
+    picked = [clip for turn in turns for clip in turn if clip is not None][:num_clips]
+    return sorted(picked, key=lambda clip: clip.index)
+
+
+def _spread(clips: Sequence[Clip]) -> list[Clip]:
+    """The clips in an order whose every beginning is spread evenly: first, middle, quarters, ..."""
+    steps = len(clips).bit_length()
+    order = sorted(range(2**steps), key=lambda n: int(f"{n:0{steps}b}"[::-1], 2))
+    return [clips[position] for position in order if position < len(clips)]
 
 
 def _build_training_sampler(

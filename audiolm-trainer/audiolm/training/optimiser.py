@@ -1,5 +1,6 @@
 """AdamW over what trains, in SALMONN's two groups: with weight decay, and without."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -45,6 +46,11 @@ def _find_class(name: str) -> Any:
             "adamw"
         ) from error
     return AdamW8bit
+
+
+def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> float:
+    """Scale gradients down to a total norm of `max_norm` (0: leave them); the norm before that."""
+    return float(nn.utils.clip_grad_norm_(parameters, max_norm or float("inf")))
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, learning_rate: float) -> None:

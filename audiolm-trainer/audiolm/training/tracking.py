@@ -5,14 +5,16 @@ Neither asks a question: without a W&B key in the environment the run is logged 
 
 import json
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from audiolm.config import Config
 from audiolm.config_file import plain_config, save_config
 from audiolm.data.batches import AudioTally
+from audiolm.data.dataset import SkippedClip
 from audiolm.errors import UserError
 from audiolm.training.run_folder import create_run_folder
 
@@ -35,13 +37,14 @@ class RunLog:
         self, folder: Path, loggers: Sequence[str], exp_name: str, config: Mapping[str, Any]
     ) -> None:
         self._folder = folder
-        self._file = (folder / "log.jsonl").open("a", encoding="utf-8")
+        self._file = _open_log(folder / "log.jsonl")
         self._tensorboard = _open_tensorboard(folder) if "tensorboard" in loggers else None
         self._wandb = _open_wandb(folder, exp_name, config) if "wandb" in loggers else None
 
     def write(self, event: str, step: int, values: Mapping[str, Any]) -> None:
         """Record an event (`train`, `valid`, ...) at an optimiser step."""
-        self._file.write(json.dumps({"event": event, "step": step, **values}) + "\n")
+        record = {"event": event, "step": step, "time": round(time.time(), 3), **values}
+        self._file.write(json.dumps(record) + "\n")
         self._file.flush()
         numbers = {
             f"{event}/{name}": value
@@ -55,21 +58,51 @@ class RunLog:
             self._wandb.log(numbers, step=step)
 
     def finish(
-        self, validations: Sequence[Mapping[str, Any]], train: AudioTally, valid: AudioTally
+        self,
+        validations: Sequence[Mapping[str, Any]],
+        train: AudioTally,
+        valid: AudioTally,
+        skipped: Sequence[SkippedClip],
     ) -> None:
-        """Write `summary.json`, which only a finished run has, and close every logger."""
+        """Write `summary.json`, which only a finished run has, and close every logger.
+
+        `skipped` are the clips that any process could not read.
+        """
         summary = {
             "validations": list(validations),
             "train_audio": train.describe(),
             "valid_audio": valid.describe(),
-            "skipped": [asdict(clip) for clip in train.skipped + valid.skipped],
+            "skipped": [asdict(clip) for clip in dict.fromkeys(skipped)],
         }
-        self._folder.joinpath("summary.json").write_text(json.dumps(summary, indent=1))
+        text = json.dumps(summary, indent=1)
+        self._folder.joinpath("summary.json").write_text(text, encoding="utf-8")
+        self.close()
+
+    def resume(self, step: int, epoch: int, num_processes: int) -> None:
+        """The run goes on from `step`: what was logged beyond it will be logged again."""
+        self.write("resume", step, {"epoch": epoch, "num_processes": num_processes})
+
+    def stop(self, step: int, reason: str) -> None:
+        """The run stops before its end: say so and close every logger."""
+        self.write("stop", step, {"reason": reason})
+        self.close()
+
+    def close(self) -> None:
+        """Close every logger."""
         self._file.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
         if self._wandb is not None:
             self._wandb.finish()
+
+
+def _open_log(path: Path) -> TextIO:
+    """Open for appending; a last line that a kill cut short is ended first."""
+    is_torn = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
+    file = path.open("a", encoding="utf-8")
+    if is_torn:
+        file.write("\n")
+    return file
 
 
 def _open_tensorboard(folder: Path) -> Any:
