@@ -1,17 +1,24 @@
-"""Decode a test set with a trained model, write the CSV, and score it.
+"""Decode a test set with a trained model; write the answers and, in valid modes, their scores.
 
-    python evaluate_salmonn.py --mode submission_asr      # CSV for speech recognition
-    python evaluate_salmonn.py --mode submission_aac      # CSV for audio captioning
+    python evaluate_salmonn.py --mode submission_asr      # CSV only
+    python evaluate_salmonn.py --mode submission_aac
     python evaluate_salmonn.py --mode valid_asr           # CSV and WER
     python evaluate_salmonn.py --mode valid_aac           # CSV and SPIDEr (CIDEr-D without Java)
+    python evaluate_salmonn.py --tasks QA gender_recognition   # those entries, each by its task
     python evaluate_salmonn.py --mode valid_asr --cfg-path X.yaml --device cuda:1 \\
         --options model.ckpt=checkpoint_best.pth run.batch_size_eval 16
+    torchrun --nproc_per_node=4 evaluate_salmonn.py --mode valid_asr
+    python evaluate_salmonn.py --mode valid_asr --resume auto   # go on with an interrupted one
+    python evaluate_salmonn.py --rescore valid_results/DATE_valid_asr   # no model needed
+    python evaluate_salmonn.py compare valid_results/A valid_results/B [...] [--out JSON]
 
-Results go to submission_results/ or valid_results/ in the current directory: the CSV, each answer
-as JSONL while it is made, and a JSON of scores, counts and options.
+Results go to submission_results/ or valid_results/ in the current directory: a dated CSV and a
+folder of the same name with predictions.jsonl (each answer as it is made), result.json, result.md
+and report.html. What each number is: docs/evaluation.md.
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,26 +32,91 @@ from submission_validator import find_problems
 
 if TYPE_CHECKING:  # what it needs is imported where it is used, so that --help answers at once
     from audiolm.config import Config
+    from audiolm.evaluation.outcome import EvaluationResult
 
 DEFAULT_CONFIG = Path(__file__).resolve().parent / "configs" / "salmonn_eval_config.yaml"
 TASKS = ("asr", "aac")
+BY_TASK = "valid_tasks"  # the mode of --tasks alone
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Evaluate as the command line says; scores go to stdout."""
+    """Evaluate, score again or compare, as the command line says; scores go to stdout."""
+    if arguments and arguments[0] == "compare":
+        return compare(arguments[1:])
     args = build_parser().parse_args(arguments)
+    if args.rescore:
+        return rescore_saved(args)
+    if args.annotation:
+        raise UserError("--annotation goes with --rescore; otherwise set datasets.test_ann_path")
     mode = choose_mode(args)
     config = load_evaluation_config(args, mode)
 
-    from audiolm.evaluation.pipeline import evaluate
+    from audiolm.evaluation.pipeline import Evaluation, evaluate
+    from audiolm.evaluation.report import ReportOptions
 
-    result = evaluate(config, mode, config_path=args.cfg_path)
-    for line in result.lines:
-        print(line)
+    report = ReportOptions(not args.no_report, args.embed_audio)
+    result = evaluate(config, Evaluation(mode, args.tasks, ".", args.resume, report))
+    if result is None:
+        return 0  # another process tells
+    print_result(result)
     print(f"predictions: {result.csv_path}")
     if mode.startswith("submission_"):
-        warn_of_form(result.csv_path)
+        from audiolm.evaluation.inputs import find_annotation
+
+        annotation = None if args.tasks else find_annotation(config, mode)[1]
+        warn_of_form(result.csv_path, annotation)
     return 0
+
+
+def rescore_saved(args: argparse.Namespace) -> int:
+    """Score predictions of a file; no model is loaded."""
+    from audiolm.evaluation.outcome import rescore
+    from audiolm.evaluation.report import ReportOptions
+
+    report = ReportOptions(not args.no_report, args.embed_audio)
+    print_result(rescore(args.rescore, annotation=args.annotation, report=report))
+    return 0
+
+
+def compare(arguments: Sequence[str]) -> int:
+    """Compare saved predictions, each with the first."""
+    parser = argparse.ArgumentParser(
+        prog="evaluate_salmonn.py compare",
+        description="Paired differences of saved predictions; the first is what others are "
+        "compared with.",
+    )
+    parser.add_argument("first", help="an evaluation's folder, or its predictions.jsonl")
+    parser.add_argument("others", nargs="+", help="the same, of other systems on the same clips")
+    parser.add_argument("--seed", type=int, default=0, help="of the paired bootstrap (0)")
+    parser.add_argument("--out", type=Path, help="also write the comparison to this JSON")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    args = parser.parse_args(arguments)
+
+    from audiolm.evaluation.compare import (
+        compare_systems,
+        describe_as_values,
+        describe_comparison,
+    )
+
+    found = {
+        other: compare_systems(args.first, other, seed=args.seed)
+        for other in dict.fromkeys(args.others)
+    }
+    for other, comparisons in found.items():
+        print("\n".join(describe_comparison(comparisons, args.first, other)))
+    if args.out:
+        content = {"first": args.first, "seed": args.seed, "others": {
+            other: describe_as_values(comparisons) for other, comparisons in found.items()
+        }}  # fmt: skip
+        args.out.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
+    return 0
+
+
+def print_result(result: "EvaluationResult") -> None:
+    """Scores, and where the rest is."""
+    for line in result.lines:
+        print(line)
+    print(f"results: {result.folder}")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -54,6 +126,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--mode", help=" | ".join(MODE_FOLDERS))
     parser.add_argument(
+        "--tasks",
+        nargs="+",
+        default=[],
+        help="only entries of these tasks; without --mode, each is scored in its own way",
+    )
+    parser.add_argument(
         "--cfg-path",
         type=Path,
         default=DEFAULT_CONFIG,
@@ -61,6 +139,17 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:N; wins over run.device")
     parser.add_argument("--options", nargs="+", default=[], help="overrides: a.b=c, or a.b c")
+    parser.add_argument("--resume", default="", help="auto, or the folder of an interrupted run")
+    parser.add_argument("--rescore", help="score these saved predictions; no model is loaded")
+    parser.add_argument("--annotation", help="with --rescore: take the references from there")
+    parser.add_argument(
+        "--embed-audio",
+        type=int,
+        default=0,
+        metavar="N",
+        help="put the audio of the N worst clips into the report; the others are linked",
+    )
+    parser.add_argument("--no-report", action="store_true", help="write no report.html")
     parser.add_argument("--task", help="deprecated: asr or aac; use --mode")
     parser.add_argument("--skip_scoring", action="store_true", help="deprecated: use --mode")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -78,6 +167,8 @@ def choose_mode(args: argparse.Namespace) -> str:
         raise UserError(f"--mode {args.mode} is unknown: choose one of {choices}")
     if args.task is not None and args.task not in TASKS:
         raise UserError(f"--task {args.task} is unknown: choose --mode out of {choices}")
+    if args.mode is None and args.task is None and args.tasks:
+        return BY_TASK
     if args.mode is None and args.task is None:
         raise UserError(f"no --mode: choose one of {choices}")
     mode: str = args.mode or f"valid_{args.task}"
@@ -104,9 +195,9 @@ def load_evaluation_config(args: argparse.Namespace, mode: str) -> "Config":
     return config
 
 
-def warn_of_form(csv_path: Path) -> None:
+def warn_of_form(csv_path: Path, annotation_path: str | None) -> None:
     """Say on stderr whether submission_validator.py would refuse the file."""
-    problems, _ = find_problems(csv_path)
+    problems, _ = find_problems(csv_path, annotation_path)
     errors = [problem for problem in problems if not problem.is_warning]
     if errors:
         print(

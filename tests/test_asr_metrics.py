@@ -178,11 +178,11 @@ def test_quick_way_gives_what_the_normaliser_gives(text):
 
 
 def test_quick_way_is_taken():
-    asr._normalize_word.cache_clear()
+    asr._normalize_piece.cache_clear()
     assert normalize_transcript("He's seen the colour, Mr. Smith!") == (
         "he is seen the color mister smith"
     )
-    assert asr._normalize_word.cache_info().currsize == 6
+    assert asr._normalize_piece.cache_info().currsize == 6
 
 
 @settings(deadline=None)

@@ -1,8 +1,10 @@
 """evaluate_salmonn.py and `run.evaluate: true` on the golden dev model: files, scores, mistakes."""
 
 import csv
+import hashlib
 import json
 import logging
+import os
 import re
 import shutil
 import subprocess
@@ -18,12 +20,12 @@ import evaluate_salmonn
 from audiolm.config import Config
 from audiolm.config_file import flatten, load_config
 from audiolm.errors import UserError, run_command
-from audiolm.evaluation import pipeline, scores
+from audiolm.evaluation import pipeline
 from audiolm.evaluation.aac import compute_caption_scores
 from audiolm.evaluation.asr import compute_wer
-from audiolm.evaluation.inputs import choose_row_ids, find_score_kind
+from audiolm.evaluation.inputs import choose_row_ids
 from audiolm.evaluation.pipeline import evaluate_test_set
-from audiolm.evaluation.predictions import Prediction, PredictionFile
+from audiolm.evaluation.run_folder import claim_folder
 from audiolm.models.salmonn import SALMONN
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -88,6 +90,14 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+def read_record(csv_path: Path) -> dict[str, Any]:
+    return json.loads((csv_path.with_suffix("") / "result.json").read_text(encoding="utf-8"))
+
+
+def read_predictions(csv_path: Path) -> list[dict[str, Any]]:
+    return read_lines(csv_path.with_suffix("") / "predictions.jsonl")
+
+
 def read_references() -> list[list[str]]:
     content = json.loads((DEV / "annotation_asr.json").read_text(encoding="utf-8"))
     return [[entry["text"]] for entry in content["annotation"]]
@@ -106,23 +116,32 @@ def test_each_mode_writes_its_files(
     assert csv_path.read_text(encoding="utf-8").startswith("testset_id,text\ntest0000,")
     assert [row["testset_id"] for row in read_rows(csv_path)] == [f"test{i:04d}" for i in range(5)]
 
-    lines = read_lines(csv_path.with_suffix(".jsonl"))
-    assert [line["index"] for line in lines] == [2, 1, 3, 0, 4]  # longest first
-    by_index = sorted(lines, key=lambda line: line["index"])
-    assert [line["id"] for line in by_index] == list(TEXTS)
-    assert [line["audio_seconds"] for line in by_index] == [1.3, 3.7, 8.2, 1.6, 1.0]
-    assert by_index[0]["prompt"] == (
+    lines = read_predictions(csv_path)
+    assert [line["index"] for line in lines] == [0, 1, 2, 3, 4]
+    assert [line["id"] for line in lines] == list(TEXTS)
+    assert [line["audio_seconds"] for line in lines] == [1.3, 3.7, 8.2, 1.6, 1.0]
+    assert [line["references"] for line in lines] == read_references()
+    assert {line["num_tokens"] for line in lines} <= set(range(7))
+    assert {line["stop_reason"] for line in lines} <= {"end_token", "max_new_tokens"}
+    assert all(line["log_probability"] < 0 for line in lines)
+    assert lines[0]["prompt"] == (
         "USER: <Speech><SpeechHere></Speech> Transcribe the recording.\nASSISTANT:"
     )
-    assert [line["text"].replace("\b", "") for line in by_index] == [
+    assert [line["text"].replace("\b", "") for line in lines] == [
         text.replace("\b", "") for text in read_texts(csv_path)
     ]
 
-    record = json.loads(csv_path.with_suffix(".json").read_text(encoding="utf-8"))
+    record = read_record(csv_path)
     assert record["mode"] == mode
-    assert record["config_path"] == str(CONFIG)
     assert record["num_clips"] == 5
     assert "token" not in record["config"]["model"]
+    assert sorted(path.name for path in csv_path.with_suffix("").iterdir()) == [
+        "predictions.jsonl",
+        "report.html",
+        "result.json",
+        "result.md",
+        "run.json",
+    ]
     printed = capsys.readouterr().out
     assert f"predictions: {csv_path.relative_to(tmp_path)}" in printed
     has_score = {"valid_asr": "WER", "valid_aac": "CIDEr-D"}.get(mode)
@@ -130,12 +149,35 @@ def test_each_mode_writes_its_files(
     assert bool(record["scores"]) == bool(has_score)
 
 
+def test_card_says_what_the_numbers_are(run: RunCommand) -> None:
+    csv_path = run("--mode", "valid_asr")
+    record = read_record(csv_path)
+    annotation = DEV / "annotation_asr.json"
+    assert record["annotation_sha256"] == hashlib.sha256(annotation.read_bytes()).hexdigest()
+    assert record["checkpoints"][0]["path"].endswith("lora/checkpoint_0.pth")
+    assert re.fullmatch("[0-9a-f]{64}", record["checkpoints"][0]["sha256"])
+    assert re.fullmatch("[0-9a-f]{64}", record["config_sha256"])
+    assert record["seed"] == record["config"]["run"]["seed"]
+    assert set(record["scorers"]) >= {"whisper-normalizer", "rapidfuzz", "aac-metrics"}
+    assert all(record["scorers"].values())
+    assert record["hardware"]["packages"]["torch"] == torch.__version__
+    assert record["command"]
+    page = (csv_path.with_suffix("") / "result.md").read_text(encoding="utf-8")
+    worst = record["groups"][0]["worst"]
+    assert [clip["num_errors"] for clip in worst] == sorted(
+        (clip["num_errors"] for clip in worst), reverse=True
+    )
+    assert worst[0]["reference"] in page
+    assert f"| WER | {record['scores']['wer']:.4%} |" in page
+    assert record["config_sha256"] in page
+
+
 def test_whole_run_equals_the_recorded_one(run: RunCommand) -> None:
     """Rows 1, 2 and 4 had no padding beside their batch mates; the recording is lower-cased."""
     recorded = json.loads((DEV / "goldens" / "e2e_lora.json").read_text(encoding="utf-8"))["text"]
     beams = ("generate.num_beams=4", "generate.max_new_tokens=24", "run.batch_size_eval=2")
     csv_path = run("--mode", "valid_asr", options=beams)
-    texts = [line["text"] for line in read_lines(csv_path.with_suffix(".jsonl"))]
+    texts = [line["text"] for line in read_predictions(csv_path)]
     assert [texts[i].lower() for i in (1, 2, 4)] == [recorded[i] for i in (1, 2, 4)]
     assert "People" in texts[1]  # no text is lower-cased
 
@@ -145,19 +187,12 @@ def test_wer_is_printed_with_its_parts(run: RunCommand, capsys: pytest.CaptureFi
     references = [texts[0] for texts in read_references()]
     expected = compute_wer(read_texts(csv_path), references, scorer="reference")
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0] == f"WER: {100 * expected.wer:.4f}%"
+    assert printed[0].startswith(f"WER: {100 * expected.wer:.4f}% (95% interval ")
     assert printed[1] == (
         f"{expected.substitutions} substitutions, {expected.deletions} deletions, "
         f"{expected.insertions} insertions; {expected.num_words} words in 5 clips"
     )
-    record = json.loads(csv_path.with_suffix(".json").read_text(encoding="utf-8"))
-    assert record["scores"]["wer"] == expected.wer
-
-
-def test_first_reference_counts_for_wer() -> None:
-    right, wrong = ["a red fox"], ["rain"]
-    assert scores.score_transcripts(right, [[*right, *wrong]]).values["wer"] == 0.0
-    assert scores.score_transcripts(right, [[*wrong, *right]]).values["wer"] == 3.0
+    assert read_record(csv_path)["scores"]["wer"] == expected.wer
 
 
 def test_cider_d_is_never_called_spider(
@@ -168,57 +203,41 @@ def test_cider_d_is_never_called_spider(
     references = read_references()
     expected = compute_caption_scores(read_texts(csv_path), references)["cider_d"]
     printed = capsys.readouterr().out
-    assert f"CIDEr-D: {expected:.4f}\n" in printed
+    assert f"CIDEr-D: {expected:.4f} (95% interval " in printed
     assert not re.search(r"SPIDEr: *\d", printed)
     assert "aac-metrics-download" in printed
 
 
-def test_spider_is_printed_where_it_can_be_computed(monkeypatch: pytest.MonkeyPatch) -> None:
-    values = {"spider": 0.25, "cider_d": 0.4, "spice": 0.1}
-    monkeypatch.setattr(scores, "check_metrics_available", lambda metrics: None)
-    monkeypatch.setattr(scores, "compute_caption_scores", lambda *arguments: values)
-    report = scores.score_captions(["a"], [["a"]])
-    assert report.lines == ["SPIDEr: 0.2500", "CIDEr-D: 0.4000, SPICE: 0.1000"]
-
-
-def test_spider_that_breaks_half_way_leaves_cider_d(monkeypatch: pytest.MonkeyPatch) -> None:
-    def compute(hypotheses: Any, references: Any, metrics: tuple[str, ...]) -> dict[str, float]:
-        if "spice" in metrics:
-            raise UserError("spice could not be computed")
-        return {"cider_d": 1.5}
-
-    monkeypatch.setattr(scores, "check_metrics_available", lambda metrics: None)
-    monkeypatch.setattr(scores, "compute_caption_scores", compute)
-    report = scores.score_captions(["a"], [["a"]])
-    assert report.values == {"cider_d": 1.5}
-    assert report.lines[1] == "SPIDEr is not computed: spice could not be computed"
-
-
-def test_batches_answer_as_single_clips(run: RunCommand, tmp_path: Path) -> None:
-    """Mixed tasks, prompts of several lengths, clips of 1 s to 8 s."""
-    entries = make_entries(*TEXTS)
+@pytest.mark.parametrize("num_beams", [1, 4])
+def test_answers_do_not_depend_on_the_batch(
+    num_beams: int, run: RunCommand, tmp_path: Path
+) -> None:
+    """Mixed tasks, prompts of several lengths, clips of 1 s to 8 s; batches of 1, 3 and 8."""
+    entries = make_entries(*TEXTS, *TEXTS)
     entries[1] |= {"task": "QA", "Q": "How many people talk in the clip, and what do they say?"}
     entries[2] |= {"task": "audiocaption"}
+    entries[8] |= {"task": "QA", "Q": "Who?"}
     annotation = write_annotation(tmp_path / "mixed.json", entries)
     found = []
-    for batch_size, groups in ((1, "false"), (5, "false"), (2, "true")):
+    for batch_size in (1, 3, 8):
         options = (
             f"datasets.test_ann_path={annotation}",
             f"run.batch_size_eval={batch_size}",
-            f"datasets.group_by_length={groups}",
-            "generate.num_beams=4",
+            f"generate.num_beams={num_beams}",
             "generate.max_new_tokens=24",
         )
-        found.append(read_texts(run("--mode", "valid_asr", options=options)))
+        lines = read_predictions(run("--mode", "valid_asr", options=options))
+        keys = ("text", "raw_text", "num_tokens", "stop_reason")
+        found.append([[line[key] for key in keys] for line in lines])
     assert found[0] == found[1] == found[2]
-    assert len(set(found[0])) > 1
+    assert len({answer[0] for answer in found[0]}) > 1
 
 
 def test_prompt_follows_the_task_of_the_entry(run: RunCommand) -> None:
     csv_path = run(
         "--mode", "valid_asr", options=(f"datasets.test_ann_path={DEV / 'annotation_mixed.json'}",)
     )
-    prompts = [line["prompt"] for line in read_lines(csv_path.with_suffix(".jsonl"))]
+    prompts = [line["prompt"] for line in read_predictions(csv_path)]
     assert [prompt.removeprefix("USER: <Speech><SpeechHere></Speech> ") for prompt in prompts] == [
         "Transcribe the recording.\nASSISTANT:",
         "How many people talk in the clip?\nASSISTANT:",
@@ -269,36 +288,278 @@ def test_skipped_clip_keeps_its_row(
     csv_path = run("--mode", "valid_asr", options=options)
     texts = read_texts(csv_path)
     assert [bool(text) for text in texts] == [True, False, True, False, True]
-    record = json.loads(csv_path.with_suffix(".json").read_text(encoding="utf-8"))
+    record = read_record(csv_path)
     assert record["num_skipped"] == 2
+    assert record["stop_reasons"]["skipped"] == 2
     assert [clip["id"] for clip in record["skipped"]] == ["b.wav", "d44.wav"]
     assert "2 skipped clips are scored as empty answers" in capsys.readouterr().out
     assert "skipped annotation[1] (b.wav): " in caplog.text
     assert "skipped annotation[3] (d44.wav): " in caplog.text
 
 
-def test_crash_keeps_what_was_decoded(
+# --- interrupted, resumed, several processes ---
+
+
+@pytest.fixture
+def crash(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
+    """Make the n-th batch fail; returns the clips of each batch from then on."""
+    real_prepare = SALMONN.prepare
+
+    def arrange(failing: int) -> list[int]:
+        sizes: list[int] = []
+
+        def prepare(self: SALMONN, samples: Any, *args: Any, **kwargs: Any) -> Any:
+            sizes.append(len(samples["id"]))
+            if len(sizes) == failing:
+                raise RuntimeError("out of memory")
+            return real_prepare(self, samples, *args, **kwargs)
+
+        monkeypatch.setattr(SALMONN, "prepare", prepare)
+        return sizes
+
+    return arrange
+
+
+BATCHES = ("run.batch_size_eval=2",)
+
+
+def test_crash_keeps_what_was_decoded_and_resume_decodes_the_rest(
     run: RunCommand,
+    crash: Callable[[int], list[int]],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    real_generate, calls = SALMONN.generate, []
-
-    def generate(self: SALMONN, samples: Any, *args: Any, **kwargs: Any) -> list[str]:
-        calls.append(samples)
-        if len(calls) == 3:
-            raise RuntimeError("out of memory")
-        return real_generate(self, samples, *args, **kwargs)
-
-    monkeypatch.setattr(SALMONN, "generate", generate)
+    whole = read_predictions(run("--mode", "submission_asr", options=BATCHES))
+    shutil.rmtree(tmp_path / "submission_results")
+    crash(3)
     with pytest.raises(RuntimeError, match="out of memory"):
-        run("--mode", "submission_asr", options=("run.batch_size_eval=2",))
-    (path,) = (tmp_path / "submission_results").iterdir()  # neither CSV nor JSON
-    assert path.suffix == ".jsonl"
-    assert [line["index"] for line in read_lines(path)] == [0, 1, 2, 3]
-    assert all(line["text"] for line in read_lines(path))
+        run("--mode", "submission_asr", options=BATCHES)
+    (folder,) = (tmp_path / "submission_results").iterdir()  # no CSV
+    assert sorted(path.name for path in folder.iterdir()) == ["predictions.jsonl", "run.json"]
+    lines = read_lines(folder / "predictions.jsonl")
+    assert [line["index"] for line in lines] == [2, 1, 3, 0]  # longest first
     assert "stopped early: 4 of 5 predictions are in" in caplog.text
+
+    with (folder / "predictions.jsonl").open("a") as file:
+        file.write('{"index": 4, "id": "cut in the middle of a li')
+    sizes = crash(0)
+    csv_path = run("--mode", "submission_asr", "--resume", "auto", options=BATCHES)
+    assert sizes == [1]
+    assert csv_path.with_suffix("") == folder
+    assert without_times(read_predictions(csv_path)) == without_times(whole)
+    assert [row["testset_id"] for row in read_rows(csv_path)] == [f"test{i:04d}" for i in range(5)]
+    assert "resuming" in caplog.text
+
+
+def without_times(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without wall times, and with log probabilities in the digits that float32 keeps."""
+    return [
+        {key: value for key, value in line.items() if key != "seconds"}
+        | {"log_probability": pytest.approx(line["log_probability"], abs=1e-3)}
+        for line in lines
+    ]
+
+
+def test_interrupted_run_is_told_and_not_taken_up_unasked(
+    run: RunCommand, crash: Callable[[int], list[int]], caplog: pytest.LogCaptureFixture
+) -> None:
+    crash(2)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run("--mode", "valid_asr", options=BATCHES)
+    sizes = crash(0)
+    run("--mode", "valid_asr", options=BATCHES)
+    assert sum(sizes) == 5
+    assert "--resume auto goes on with it" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--resume", "auto"), "no interrupted evaluation with these options in valid_results"),
+        (("--resume", "nothing"), "--resume nothing: no evaluation there"),
+        (("--resume", "COMPLETE"), "that evaluation is complete; --rescore"),
+        (("--resume", "OTHER"), "made with other settings: generate.max_new_tokens was 5, is 6"),
+    ],
+)
+def test_resuming_the_wrong_thing(
+    flags: tuple[str, str],
+    message: str,
+    run: RunCommand,
+    crash: Callable[[int], list[int]],
+) -> None:
+    folder = run("--mode", "valid_asr").with_suffix("")
+    if flags[1] == "OTHER":
+        crash(2)
+        with pytest.raises(RuntimeError):
+            run("--mode", "valid_asr", options=(*BATCHES, "generate.max_new_tokens=5"))
+        crash(0)
+        (folder,) = {path.parent for path in Path().glob("*/*/run.json")} - {
+            path.parent for path in Path().glob("*/*/result.json")
+        }
+    named = str(folder) if flags[1] in ("OTHER", "COMPLETE") else flags[1]
+    with pytest.raises(UserError, match=re.escape(message)):
+        run("--mode", "valid_asr", flags[0], named)
+
+
+@pytest.mark.slow
+def test_two_processes_decode_each_clip_once(run: RunCommand, tmp_path: Path) -> None:
+    alone = run("--mode", "valid_asr", options=BATCHES)
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+        str(ROOT / "evaluate_salmonn.py"), "--mode", "valid_asr", "--cfg-path", str(CONFIG),
+        "--options", *QUICK, *BATCHES,
+    ]  # fmt: skip
+    finished = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert finished.returncode == 0, finished.stderr
+    (together,) = set(tmp_path.glob("valid_results/*.csv")) - {alone}
+    assert together.read_bytes() == alone.read_bytes()
+    assert without_times(read_predictions(together)) == without_times(read_predictions(alone))
+    assert read_record(together)["scores"] == read_record(alone)["scores"]
+    assert read_record(together)["hardware"]["num_processes"] == 2
+    assert sorted(path.name for path in together.with_suffix("").iterdir()) == [
+        "predictions.jsonl", "report.html", "result.json", "result.md", "run.json",
+    ]  # fmt: skip
+    assert finished.stdout.count("WER: ") == 1
+
+
+def test_sampled_answers_do_not_depend_on_the_batch_and_follow_the_seed(run: RunCommand) -> None:
+    sampling = ("generate.do_sample=true", "generate.temperature=2.0", "generate.top_p=1.0")
+    texts = [
+        read_texts(run("--mode", "submission_asr", options=(*sampling, *options)))
+        for options in (BATCHES, ("run.batch_size_eval=5",), ("run.seed=7",))
+    ]
+    assert texts[0] == texts[1] != texts[2]
+
+
+# --- what was saved is enough ---
+
+
+def test_rescoring_needs_no_model_and_gives_the_same_numbers(
+    run: RunCommand, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    csv_path = run("--mode", "valid_asr")
+    before = read_record(csv_path)
+    files = {path: path.read_bytes() for path in csv_path.with_suffix("").iterdir()}
+    monkeypatch.setattr(SALMONN, "from_config", refuse_to_load)
+    capsys.readouterr()
+    for named in (csv_path.with_suffix(""), csv_path.with_suffix("") / "predictions.jsonl"):
+        assert evaluate_salmonn.main(["--rescore", str(named)]) == 0
+        printed = capsys.readouterr().out.splitlines()
+        assert printed[:-1] == before["lines"]
+        folder = Path(printed[-1].removeprefix("results: "))
+        after = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        assert after["scores"] == before["scores"]
+        assert after["groups"] == before["groups"]
+        assert (folder / "report.html").is_file()
+    assert files == {path: path.read_bytes() for path in csv_path.with_suffix("").iterdir()}
+
+
+def test_submission_is_scored_with_an_annotation(
+    run: RunCommand, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entries = make_entries("a.wav", "b.wav")
+    unscored = write_annotation(
+        Path("unscored.json"), [{**entry, "text": None} for entry in entries]
+    )
+    options = (f"datasets.test_ann_path={unscored}",)
+    csv_path = run("--mode", "submission_asr", options=options)
+    folder = str(csv_path.with_suffix(""))
+    with pytest.raises(UserError, match="no reference texts are saved .* add --annotation JSON"):
+        evaluate_salmonn.main(["--rescore", folder])
+    capsys.readouterr()
+    own = write_annotation(Path("own.json"), entries)
+    assert evaluate_salmonn.main(["--rescore", folder, "--annotation", own]) == 0
+    expected = compute_wer(read_texts(csv_path), [TEXTS["a.wav"], TEXTS["b.wav"]])
+    assert capsys.readouterr().out.startswith(f"WER: {expected.wer:.4%} (95% interval ")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("b.wav", "a.wav"), r"2 of 2 predictions do not belong to own\.json: the first is of a"),
+        (("a.wav",), r"1 of 2 predictions do not belong .* b\.wav .*annotation\[1\] is nothing"),
+        (("a.wav", "b.wav", "c.wav"), r"1 entries of own\.json have no prediction: c\.wav"),
+    ],
+)
+def test_predictions_of_another_annotation(
+    names: tuple[str, ...], message: str, run: RunCommand
+) -> None:
+    annotation = write_annotation(Path("ab.json"), make_entries("a.wav", "b.wav"))
+    csv_path = run("--mode", "valid_asr", options=(f"datasets.test_ann_path={annotation}",))
+    own = write_annotation(Path("own.json"), make_entries(*names))
+    with pytest.raises(UserError, match=message):
+        evaluate_salmonn.main(["--rescore", str(csv_path.with_suffix("")), "--annotation", own])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "hold no clip"),
+        ("nonsense\n", "line 1 is not JSON"),
+        ('{"index": 0}\n', "line 1 lacks id, task, text"),
+        ('{"index": "0", "id": "a", "task": "asr", "text": ""}\n', "index is '0', of the wrong"),
+        ('{"index": 0, "id": "a", "task": "asr", "text": ""}\n' * 2, "line 1 and again in line 2"),
+    ],
+)
+def test_files_that_are_no_predictions(content: str, message: str) -> None:
+    Path("p.jsonl").write_text(content)
+    with pytest.raises(UserError, match=message):
+        evaluate_salmonn.main(["--rescore", "p.jsonl"])
+    assert not Path("valid_results").exists()
+
+
+def test_predictions_that_are_not_there() -> None:
+    with pytest.raises(UserError, match=r"no predictions at nowhere: give the folder"):
+        evaluate_salmonn.main(["--rescore", "nowhere"])
+    with pytest.raises(UserError, match="--annotation goes with --rescore"):
+        evaluate_salmonn.main(["--mode", "valid_asr", "--annotation", "x.json"])
+
+
+# --- tasks ---
+
+
+def test_tasks_choose_entries_and_their_scores(
+    run: RunCommand, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entries = make_entries(*TEXTS)
+    entries[1] |= {"task": "QA", "Q": "Who talks?", "text": "a woman"}
+    entries[2] |= {"task": "audiocaption"}
+    options = (f"datasets.test_ann_path={write_annotation(tmp_path / 'm.json', entries)}",)
+    csv_path = run("--tasks", "QA", "asr", options=options)
+    assert csv_path.stem.endswith("valid_tasks")
+    assert [row["testset_id"] for row in read_rows(csv_path)] == [
+        "test0000", "test0001", "test0003", "test0004",
+    ]  # fmt: skip
+    record = read_record(csv_path)
+    assert [group["name"] for group in record["groups"]] == ["asr", "QA"]
+    assert [group["counts"]["num_clips"] for group in record["groups"]] == [3, 1]
+    assert {"wer", "exact_match"} <= set(record["scores"])
+    printed = capsys.readouterr().out
+    assert "[asr] WER: " in printed
+    assert "[QA] exact match: " in printed
+    assert "Who talks?" in read_predictions(csv_path)[1]["prompt"]
+    with pytest.raises(UserError, match="--tasks AQ: no entry of .* tasks there: asr, QA, audioc"):
+        run("--tasks", "AQ", options=options)
+
+
+def test_characters_are_counted_where_the_language_asks(run: RunCommand, tmp_path: Path) -> None:
+    prompts = {"asr_ko": "<SpeechHere> 받아쓰세요.", "asr": "<SpeechHere> Write."}
+    Path("prompts.json").write_text(json.dumps(prompts), encoding="utf-8")
+    entries = make_entries("a.wav", "b.wav")
+    entries[1] |= {"task": "asr_ko", "text": "안녕하세요"}
+    options = (
+        f"datasets.test_ann_path={write_annotation(tmp_path / 'k.json', entries)}",
+        "model.test_prompt_path=prompts.json",
+    )
+    record = read_record(run("--mode", "valid_asr", options=options))
+    assert [group["primary"] for group in record["groups"]] == ["wer", "cer"]
 
 
 def test_no_gradients_are_recorded(run: RunCommand, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,13 +578,9 @@ def test_no_gradients_are_recorded(run: RunCommand, monkeypatch: pytest.MonkeyPa
 
 def test_files_of_runs_that_start_together_do_not_collide(tmp_path: Path) -> None:
     wanted = tmp_path / "results" / "stem.csv"
-    prediction = Prediction(0, "a.wav", None, "asr", "prompt", "\udcff 소리")
-    with PredictionFile(wanted, 1) as first, PredictionFile(wanted, 1) as second:
-        assert not wanted.parent.exists()  # before the first answer
-        first.append([prediction])
-        second.append([prediction])
-    assert [first.csv_path.name, second.csv_path.name] == ["stem.csv", "stem_2.csv"]
-    assert read_lines(second.path)[0]["text"] == "\udcff 소리"
+    folders = [claim_folder(wanted, {"mode": "valid_asr"}) for _ in range(2)]
+    assert [folder.path.name for folder in folders] == ["stem", "stem_2"]
+    assert [folder.csv_path.name for folder in folders] == ["stem.csv", "stem_2.csv"]
 
 
 @pytest.mark.parametrize(
@@ -559,8 +816,8 @@ def load_test_set_config(annotation: str) -> Config:
     return load_config(CONFIG, [*QUICK, f"datasets.test_ann_path={annotation}"])
 
 
-def test_test_set_of_mixed_tasks_gets_both_scores(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+def test_test_set_of_mixed_tasks_gets_every_score(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     entries = make_entries(*TEXTS)
     for i in (1, 3):
@@ -573,33 +830,20 @@ def test_test_set_of_mixed_tasks_gets_both_scores(
     texts = read_texts(result.csv_path)
     transcripts = compute_wer([texts[0], texts[2]], [TEXTS["a.wav"], TEXTS["c.wav"]])
     assert result.scores["wer"] == transcripts.wer
-    assert result.scores["num_words"] == 13
-    assert "cider_d" in result.scores
+    assert {"cider_d", "exact_match"} <= set(result.scores)
     printed = capsys.readouterr().out
-    assert printed.startswith(f"WER: {transcripts.wer:.4%}\n")
-    assert "CIDEr-D: " in printed
-    assert "decoded but not scored: tasks QA" in caplog.text
+    assert f"[asr] WER: {transcripts.wer:.4%} (" in printed
+    assert "; 13 words in 2 clips" in printed
+    assert "[audiocaption] CIDEr-D: " in printed
+    assert "[QA] exact match: " in printed
 
 
 def test_test_set_with_one_caption_is_still_decoded(capsys: pytest.CaptureFixture[str]) -> None:
     result = evaluate_test_set(load_test_set_config(str(DEV / "annotation_mixed.json")))
     assert result is not None
     assert len(read_rows(result.csv_path)) == 3
-    assert "captions are not scored: CIDEr-D of 1 clip is not defined" in capsys.readouterr().out
-
-
-def test_only_the_first_process_decodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RANK", "1")
-    assert evaluate_test_set(load_test_set_config(str(DEV / "annotation_asr.json"))) is None
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("task", "kind"),
-    [("asr", "asr"), ("asr_de", "asr"), ("audiocaption_v2", "aac"), ("QA", ""), ("asrx", "")],
-)
-def test_score_follows_the_task(task: str, kind: str) -> None:
-    assert find_score_kind(task) == kind
+    printed = capsys.readouterr().out
+    assert "audiocaption: captions are not scored: CIDEr-D of 1 clip is not defined" in printed
 
 
 def test_training_prompts_are_not_needed(run: RunCommand) -> None:

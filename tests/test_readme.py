@@ -29,7 +29,7 @@ INLINE = re.compile(r"`([^`\n]+)`")
 NOT_IN_REPOSITORY = re.compile(
     r"^(demo|outputs|\w+_results|\.\./models|scenes|\.venv)(/|$)|^submission\.csv$|\bRUN\b|EXP_NAME"
 )
-WRITTEN_BY_RUNS = {"config.yaml", "log.jsonl", "summary.json"}
+WRITTEN_BY_RUNS = {"config.yaml", "log.jsonl", "summary.json", "result.json", "result.md"}
 SUFFIXES = (".py", ".sh", ".yaml", ".json", ".md", ".svg", ".txt")
 
 

@@ -11,30 +11,27 @@ and has an n-gram of each length that some other clip lacks; three words reach 7
 4-gram. Its n-gram weights come from the references, so it depends on the set of clips.
 """
 
-import logging
-import subprocess
-import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from audiolm.errors import UserError
+from audiolm.evaluation.caption_bounds import ReferenceIndex
 from audiolm.evaluation.caption_counts import measure_captions
-from audiolm.evaluation.intervals import Measure
+from audiolm.evaluation.caption_programs import measure_by_program
+from audiolm.evaluation.intervals import Measure, mean_of
 from audiolm.evaluation.metric_requirements import (
-    DOWNLOAD_COMMAND,
     JAVA_METRICS,
     check_metrics_available,
+    find_problem,
 )
 from audiolm.evaluation.ptb_tokenizer import tokenize_ptb
 
 JAVA_FREE_METRICS = ("cider_d", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l")
-METRICS = (*JAVA_FREE_METRICS, *JAVA_METRICS, "fense")
+PROGRAM_METRICS = (*JAVA_METRICS, "fense")
+METRICS = (*JAVA_FREE_METRICS, *PROGRAM_METRICS)
 
 _TOKENIZERS: dict[str, Callable[[str], list[str]]] = {"ptb": tokenize_ptb, "split": str.split}
-_CIDER_SCALE = 10.0
 
 
 def compute_caption_scores(
@@ -68,14 +65,57 @@ def compute_caption_scores(
     check_metrics_available(metrics)
     candidates = [tokenize(text) for text in hypotheses]
     measures = measure_captions(candidates, tokens, n=n, sigma=sigma)
-    scores = {metric: measure.value for metric, measure in measures.items()}
-    for metric in _metrics_to_run(metrics):
-        if metric not in scores:
-            options = {"n": n, "sigma": sigma} if metric == "spider_fl" else {}
-            scores[metric] = _run_metric(metric, candidates, tokens, options)
-    if "spider" in metrics:
-        scores["spider"] = (scores["cider_d"] + scores["spice"]) / 2
-    return {metric: scores[metric] for metric in metrics}
+    for metric in metrics:
+        options = {"n": n, "sigma": sigma} if metric == "spider_fl" else {}
+        _add_measure(measures, metric, candidates, tokens, options)
+    return {metric: measures[metric].value for metric in metrics}
+
+
+def measure_program_metrics(
+    hypotheses: Sequence[str], references: Sequence[Sequence[str]], cider_d: Measure
+) -> tuple[dict[str, Measure], list[str]]:
+    """METEOR, SPICE, SPIDEr, SPIDEr-FL and FENSE, as many of them as can be computed here.
+
+    Args:
+        cider_d: the same clips' CIDEr-D, one half of SPIDEr.
+
+    Returns:
+        What was computed, clip by clip, and a line per reason why something was not.
+    """
+    measures: dict[str, Measure] = {"cider_d": cider_d}
+    missing, reasons = [], []
+    candidates = [tokenize_ptb(text) for text in hypotheses]
+    tokens = [[tokenize_ptb(text) for text in texts] for texts in references]
+    for metric in PROGRAM_METRICS:
+        if find_problem((metric,)):
+            missing.append(metric)
+            continue
+        try:
+            _add_measure(measures, metric, candidates, tokens, {})
+        except UserError as error:
+            reasons.append(str(error))
+    if missing:
+        reasons.insert(0, find_problem(missing))
+    del measures["cider_d"]
+    return measures, reasons
+
+
+def _add_measure(
+    measures: dict[str, Measure],
+    metric: str,
+    hypotheses: Sequence[Sequence[str]],
+    references: Sequence[Sequence[Sequence[str]]],
+    options: dict[str, float],
+) -> None:
+    """Put a metric into `measures`, if it is not there; SPIDEr is the mean of two others."""
+    if metric in measures:
+        return
+    if metric != "spider":
+        measures[metric] = measure_by_program(metric, hypotheses, references, options)
+        return
+    _add_measure(measures, "spice", hypotheses, references, options)
+    halves = [measures[name].rows[:, 0] for name in ("cider_d", "spice")]
+    measures[metric] = mean_of(np.mean(halves, axis=0))
 
 
 def measure_caption_texts(
@@ -112,75 +152,13 @@ def compute_best_constant_caption(
     tokenize = _TOKENIZERS[tokenizer]
     tokens = [[tokenize(text) for text in texts] for texts in references]
     _check_words(tokens, ("cider_d",))
-    index = _ReferenceIndex(tokens)
+    index = ReferenceIndex(tokens)
     caption_of: dict[tuple[str, ...], str] = {}
     for caption in candidates:
         caption_of.setdefault(tuple(tokenize(caption)), caption)
     best = caption_of[max(caption_of, key=index.constant_score)]
     scores = compute_caption_scores([best] * len(references), references, ("cider_d",), tokenizer)
     return best, scores["cider_d"]
-
-
-class _ReferenceIndex:
-    """CIDEr-D's tf-idf vectors of all references, by n-gram, to score a caption against all clips.
-
-    R counts all references of all clips; row r of every array is one of them.
-    """
-
-    def __init__(
-        self, references: Sequence[Sequence[Sequence[str]]], n: int = 4, sigma: float = 6.0
-    ):
-        self.n, self.sigma = n, sigma
-        counts = [[_count_ngrams(tokens, self.n) for tokens in texts] for texts in references]
-        clip_frequency = Counter(ngram for texts in counts for ngram in set().union(*texts))
-        self.log_num_clips = np.log(float(len(references)))
-        self.idf = {g: self.log_num_clips - np.log(float(f)) for g, f in clip_frequency.items()}
-        rows = [count for texts in counts for count in texts]
-        self.norms = np.zeros((self.n, len(rows)))  # (n, R)
-        self.lengths = np.array([_length(count) for count in rows], dtype=float)  # (R,)
-        # every clip weighs the same, and every reference within a clip
-        self.weights = np.concatenate([np.full(len(texts), 1 / len(texts)) for texts in counts])
-        self.weights /= len(references)
-        postings: dict[tuple[str, ...], list[tuple[int, float]]] = {}
-        for row, count in enumerate(rows):
-            for ngram, frequency in count.items():
-                value = frequency * self.idf[ngram]
-                postings.setdefault(ngram, []).append((row, value))
-                self.norms[len(ngram) - 1, row] += value**2
-        self.norms = np.sqrt(self.norms)
-        self.postings = {
-            ngram: (np.array([row for row, _ in pairs]), np.array([value for _, value in pairs]))
-            for ngram, pairs in postings.items()
-        }
-
-    def constant_score(self, tokens: Sequence[str]) -> float:
-        """CIDEr-D of `tokens` given as the caption of every clip."""
-        count = _count_ngrams(tokens, self.n)
-        similarities = np.zeros_like(self.norms)  # (n, R)
-        norms = np.zeros((self.n, 1))
-        for ngram, frequency in count.items():
-            value = frequency * self.idf.get(ngram, self.log_num_clips)
-            norms[len(ngram) - 1] += value**2
-            if ngram in self.postings:
-                rows, values = self.postings[ngram]
-                similarities[len(ngram) - 1, rows] += np.minimum(value, values) * values
-        norms = np.sqrt(norms) * self.norms
-        similarities = np.divide(similarities, norms, out=similarities, where=norms != 0)
-        penalty = np.exp(-((_length(count) - self.lengths) ** 2) / (2 * self.sigma**2))
-        return float(_CIDER_SCALE * (similarities.mean(axis=0) * penalty) @ self.weights)
-
-
-def _count_ngrams(tokens: Sequence[str], n: int) -> Counter[tuple[str, ...]]:
-    return Counter(
-        tuple(tokens[start : start + size])
-        for size in range(1, n + 1)
-        for start in range(len(tokens) - size + 1)
-    )
-
-
-def _length(count: Counter[tuple[str, ...]]) -> int:
-    """A caption's length as CIDEr-D counts it: its number of bigrams."""
-    return sum(frequency for ngram, frequency in count.items() if len(ngram) == 2)
 
 
 def _check_choices(metrics: Sequence[str], tokenizer: str) -> None:
@@ -217,44 +195,3 @@ def _check_words(references: Sequence[Sequence[list[str]]], metrics: Sequence[st
         )
     if not any(words for texts in references for words in texts):
         raise UserError("no reference holds a word: there is nothing to score against")
-
-
-def _metrics_to_run(metrics: Sequence[str]) -> list[str]:
-    """The metrics to ask of aac-metrics, once each; SPIDEr is made of two of them."""
-    names: dict[str, None] = {}
-    for metric in metrics:
-        names.update(dict.fromkeys(("cider_d", "spice") if metric == "spider" else (metric,)))
-    return list(names)
-
-
-def _run_metric(
-    metric: str,
-    hypotheses: Sequence[Sequence[str]],
-    references: Sequence[Sequence[Sequence[str]]],
-    options: dict[str, float],
-) -> float:
-    candidates = [" ".join(tokens) for tokens in hypotheses]
-    mult_references = [[" ".join(tokens) for tokens in texts] for texts in references]
-    try:
-        with _silence():
-            from aac_metrics import functional  # takes seconds, so not before there is a need
-
-            corpus_scores, _ = getattr(functional, metric)(candidates, mult_references, **options)
-    except (OSError, subprocess.SubprocessError) as error:
-        raise UserError(
-            f"{metric} could not be computed ({error}): run `{DOWNLOAD_COMMAND}` again"
-        ) from error
-    return float(corpus_scores[metric])
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Keep the log lines and warnings of other libraries off the user's screen."""
-    previous = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(previous)

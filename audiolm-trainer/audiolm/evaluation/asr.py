@@ -9,6 +9,7 @@ In: one hypothesis and one reference text per clip. Out: a `WerResult` over all 
 The normaliser is that of Radford et al. 2022 (appendix C), from the package `whisper-normalizer`.
 """
 
+import itertools
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
@@ -39,6 +40,10 @@ _PLAIN_WORD = r"[a-z]+(?:'[a-z]+)?[.,!?;:]?"
 _PLAIN_TEXT = re.compile(rf"{_PLAIN_WORD}(?:\s{_PLAIN_WORD})*")
 # Beside numbers, these make or close a contraction or a number together with their neighbours.
 _DEPENDENT_WORDS = frozenset("half been gone done got".split())
+# Beside such a word these belong to it; all but two of them disappear.
+_LINKING_WORDS = frozenset("and a hmm mm mhm mmm uh um".split())
+_AFTER_WORD = re.compile(r"(?:'[a-z]+)?[.,!?;:]?\Z")
+_SPACES = re.compile(r"\s+")
 _UNTOUCHED_13A = re.compile(r"[a-z0-9 ]*")
 
 
@@ -127,24 +132,44 @@ def normalize_transcript(text: str) -> str:
     """`text` after Whisper's English normaliser, the first step of both scorers.
 
     Any script passes through; Hangul comes out decomposed (NFKD), on both sides alike. Plain text
-    without numbers goes word by word, from memory, which gives the same and is ten times faster.
+    goes word by word, or number by number, from memory: the same, ten times faster.
     """
     lowered = text.lower()
     if _PLAIN_TEXT.fullmatch(lowered):
-        words = lowered.split()
-        if _dependent_words().isdisjoint(word.rstrip(".,!?;:") for word in words):
-            return " ".join(filter(None, map(_normalize_word, words)))
+        pieces = filter(None, map(_normalize_piece, _split_pieces(lowered.split())))
+        return _SPACES.sub(" ", " ".join(pieces))
     return _build_normalizer()(_LONG_NUMBER.sub(r"\g<0> ", text))
 
 
+def _split_pieces(words: list[str]) -> list[str]:
+    """Words, and runs of words that the normaliser has to see together."""
+    dependent = _dependent_words()
+    bare = [_AFTER_WORD.sub("", word) for word in words]
+    if dependent.isdisjoint(bare):
+        return words
+    is_run = [word in dependent for word in bare]
+    for order in (range(1, len(words)), range(len(words) - 2, -1, -1)):
+        step = order.step
+        for place in order:  # "two hundred and five", "four and a half"
+            is_run[place] |= bare[place] in _LINKING_WORDS and is_run[place - step]
+    for place in range(1, len(words)):  # "he's been"
+        is_run[place - 1] |= is_run[place]
+    groups = itertools.groupby(zip(is_run, words, strict=True), key=lambda pair: pair[0])
+    pieces: list[str] = []
+    for joins, group in groups:
+        found = [word for _, word in group]
+        pieces += [" ".join(found)] if joins else found
+    return pieces
+
+
 @lru_cache(maxsize=200_000)
-def _normalize_word(word: str) -> str:
-    return _build_normalizer()(word).strip()
+def _normalize_piece(words: str) -> str:
+    return _build_normalizer()(words)
 
 
 @cache
 def _dependent_words() -> frozenset[str]:
-    numbers = _build_normalizer().standardize_numbers.words - {"and"}
+    numbers = _build_normalizer().standardize_numbers.words - _LINKING_WORDS
     return frozenset(numbers) | _DEPENDENT_WORDS
 
 

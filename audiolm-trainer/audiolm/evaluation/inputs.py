@@ -19,6 +19,13 @@ def find_annotation(config: Config, mode: str) -> tuple[str, str]:
         UserError: neither is set.
     """
     datasets = config.datasets
+    if mode in ("test_set", "valid_tasks"):
+        if not datasets.test_ann_path:
+            raise UserError(
+                "datasets.test_ann_path is not set; give it in the file or with --options "
+                "datasets.test_ann_path=PATH"
+            )
+        return "datasets.test_ann_path", datasets.test_ann_path
     task = mode.rpartition("_")[2]
     own_paths = {"asr": datasets.test_ann_path_asr, "aac": datasets.test_ann_path_aac}
     own_option = f"datasets.test_ann_path_{task}"
@@ -46,11 +53,22 @@ def list_required_paths(config: Config, mode: str) -> list[str]:
     return [*always, *given, find_annotation(config, mode)[0]]
 
 
-def find_score_kind(task: str) -> str:
-    """How a task is scored: `asr` by WER, `aac` as captions, empty: not at all."""
-    if task == "asr" or task.startswith("asr_"):
-        return "asr"
-    return "aac" if task.startswith("audiocaption") else ""
+def select_tasks(clips: Sequence[Clip], tasks: Sequence[str], annotation_path: str) -> list[Clip]:
+    """The entries of `tasks`; all of them when it is empty.
+
+    Raises:
+        UserError: a task of which there is no entry.
+    """
+    if not tasks:
+        return list(clips)
+    found = dict.fromkeys(clip.task for clip in clips)
+    for task in tasks:
+        if task not in found:
+            raise UserError(
+                f"--tasks {task}: no entry of {annotation_path} has that task; "
+                f"tasks there: {', '.join(found)}"
+            )
+    return [clip for clip in clips if clip.task in tasks]
 
 
 def build_prompts(clips: Sequence[Clip], prompt_path: str, template: str) -> list[str]:

@@ -35,14 +35,23 @@ def check_metrics_available(metrics: Sequence[str]) -> None:
         UserError: Java is missing or of a version that does not do, or files are missing; the one
             command that gets them is in the message.
     """
+    problem = find_problem(metrics)
+    if problem:
+        raise UserError(problem)
+
+
+def find_problem(metrics: Sequence[str]) -> str:
+    """Why some of `metrics` cannot be computed here and what to do about it, in one line; empty
+    when all can."""
     problems = [_find_java_problem()] if set(metrics) & set(JAVA_METRICS) else []
     missing_files = _find_missing_files(set(metrics))
     if missing_files:
         problems.append(f"run `{DOWNLOAD_COMMAND}` once to get {', '.join(missing_files)}")
     problems = [problem for problem in problems if problem]
-    if problems:
-        concerned = [metric for metric in metrics if metric in JAVA_METRICS or metric == "fense"]
-        raise UserError(f"{', '.join(concerned)} cannot be computed here: {'; '.join(problems)}")
+    if not problems:
+        return ""
+    concerned = [metric for metric in metrics if metric in JAVA_METRICS or metric == "fense"]
+    return f"{', '.join(concerned)} cannot be computed here: {'; '.join(problems)}"
 
 
 def _find_java_problem() -> str:

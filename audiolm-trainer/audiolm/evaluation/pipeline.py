@@ -1,11 +1,7 @@
-"""From a configuration to predictions, a CSV and scores.
+"""From a configuration to predictions, a CSV and scores: one way for every mode.
 
-In: a `Config` and a mode. Out, in `submission_results/` or `valid_results/` under `root`, files of
-one dated stem:
-
-    .csv     testset_id,text: one row per annotation entry, in its order; written whole at the end
-    .jsonl   one line per clip in the order of decoding, written batch by batch (`predictions.py`)
-    .json    scores, counts, options and times; written last
+In: a `Config` and a mode. Out, in `submission_results/` or `valid_results/` under `root`: the files
+listed in `run_folder.py`.
 
 Every entry is decoded with the evaluation prompt of its own task. `submission_*` modes need a
 `testset_id` in every entry and only decode; `valid_*` modes need a `text` and score all entries.
@@ -15,10 +11,8 @@ scored as such. Everything that can be wrong with the input is looked at before 
 """
 
 import dataclasses
-import json
 import logging
-import os
-import time
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,25 +23,27 @@ from tqdm import tqdm
 
 from audiolm.audio.features import LogMel
 from audiolm.config import Config
-from audiolm.config_file import plain_config
 from audiolm.data.annotations import Clip, load_annotation
-from audiolm.data.batches import AudioTally, build_loader, clip_seconds
-from audiolm.data.dataset import AudioDataset
-from audiolm.data.sampler import EvaluationBatchSampler
-from audiolm.errors import UserError
+from audiolm.data.batches import clip_seconds
+from audiolm.evaluation.aac import measure_caption_texts
+from audiolm.evaluation.card import describe_run, describe_settings
+from audiolm.evaluation.decoding import Decoder
 from audiolm.evaluation.inputs import (
     build_prompts,
     check_audio_files,
     choose_row_ids,
     find_annotation,
-    find_score_kind,
+    select_tasks,
 )
-from audiolm.evaluation.predictions import Prediction, PredictionFile, predict
-from audiolm.evaluation.scores import (
-    ScoreReport,
-    check_captions_scorable,
-    score_captions,
-    score_transcripts,
+from audiolm.evaluation.outcome import EvaluationResult, ReportOptions, write_outcome
+from audiolm.evaluation.predictions import Prediction, PredictionFile
+from audiolm.evaluation.processes import Processes
+from audiolm.evaluation.results import choose_groups
+from audiolm.evaluation.run_folder import (
+    RunFolder,
+    claim_folder,
+    find_interrupted,
+    list_interrupted,
 )
 from audiolm.evaluation.submission import submission_path, write_submission
 from audiolm.models.device import choose_device, half_dtype
@@ -55,59 +51,79 @@ from audiolm.models.salmonn import SALMONN
 
 logger = logging.getLogger(__name__)
 
-SCORERS: dict[str, Callable[..., ScoreReport]] = {"asr": score_transcripts, "aac": score_captions}
-SCORED_AS = {"asr": "transcripts", "aac": "captions"}
-
 
 @dataclass(frozen=True)
-class EvaluationResult:
-    """The files of an evaluation, and what it found.
+class Evaluation:
+    """What to evaluate.
 
     Attributes:
-        csv_path: the predictions; `.jsonl` and `.json` are beside it.
-        lines: scores, to show to the user; empty in submission modes.
-        scores: the numbers in them by name; `wer` is a fraction, CIDEr-D goes from 0 to 10.
-        num_clips: entries of the annotation, skipped ones included.
-        num_skipped: entries whose audio could not be used.
-        seconds: wall time of decoding, loading of audio included.
+        mode: a key of `submission.MODE_FOLDERS`.
+        tasks: entries of other tasks are left out; empty: all stay.
+        root: where the results' folders are made.
+        resume: an interrupted evaluation's folder, `auto`, or nothing.
+        report: what the report holds.
     """
 
-    csv_path: Path
-    lines: list[str]
-    scores: dict[str, float]
-    num_clips: int
-    num_skipped: int
-    seconds: float
+    mode: str
+    tasks: Sequence[str] = ()
+    root: str | Path = "."
+    resume: str = ""
+    report: ReportOptions = dataclasses.field(default_factory=ReportOptions)
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether answers are compared with references."""
+        return not self.mode.startswith("submission_")
 
 
-def evaluate(
-    config: Config, mode: str, *, root: str | Path = ".", config_path: str | Path | None = None
-) -> EvaluationResult:
-    """Decode the annotation of a mode, write the predictions, and score them in `valid_*` modes.
+def evaluate(config: Config, evaluation: Evaluation) -> EvaluationResult | None:
+    """Decode an annotation, write the predictions, and score them in `valid_*` modes.
+
+    Under torchrun each clip is decoded by one of the processes; the first returns the result, the
+    others None.
 
     Args:
         config: with its input paths resolved.
-        mode: a key of `submission.MODE_FOLDERS`.
-        root: where the results' folders are made.
-        config_path: the file it came from, for the record.
 
     Raises:
         UserError: anything wrong with options, annotation, prompts, weights or audio.
     """
-    csv_path = submission_path(mode, root)
+    mode = evaluation.mode
+    csv_path = submission_path(mode, evaluation.root)
     _, annotation_path = find_annotation(config, mode)
-    is_scored = mode.startswith("valid_")
     clips = load_annotation(
-        annotation_path, require_text=is_scored, require_testset_id=not is_scored
+        annotation_path,
+        require_text=evaluation.is_scored,
+        require_testset_id=not evaluation.is_scored,
     )
-    kind = mode.rpartition("_")[2]
-    parts = {kind: clips} if is_scored else {}
-    if is_scored:
-        _warn_of_other_tasks(clips, kind)
-    if mode == "valid_aac":
-        check_captions_scorable([clip.texts for clip in clips])
-    record = {"mode": mode, "config_path": _text_or_none(config_path)}
-    return _run(config, annotation_path, clips, parts, csv_path, record)
+    clips = select_tasks(clips, evaluation.tasks, annotation_path)
+    if evaluation.is_scored:
+        _check_scorable(mode, clips)
+    prompts = build_prompts(clips, config.model.test_prompt_path, config.model.prompt_template)
+    check_audio_files(
+        clips, config.datasets.prefix, skips_missing=config.datasets.bad_audio == "skip"
+    )
+
+    processes = Processes.join()
+    device = choose_device(processes.choose_device_name(config.run.device))
+    settings = describe_settings(config, mode, annotation_path, prompts)
+    settings["tasks"] = sorted(evaluation.tasks)
+    card = describe_run(config, settings, annotation_path, len(clips))
+    folder, done = _open_folder(evaluation, csv_path, card, processes)
+    left = [clip for clip in clips if clip.index not in done]
+    if left:
+        by_index = {clip.index: prompt for clip, prompt in zip(clips, prompts, strict=True)}
+        _decode(config, left, by_index, folder, device, processes)
+    processes.wait()
+    if not processes.is_first:
+        return None
+
+    predictions = folder.gather()
+    assert [prediction.index for prediction in predictions] == [clip.index for clip in clips]
+    _warn_of_audio(predictions)
+    texts = [prediction.text for prediction in predictions]
+    write_submission(folder.csv_path, choose_row_ids(clips), texts)
+    return write_outcome(folder, predictions, card, evaluation.report, device, processes.world_size)
 
 
 def evaluate_test_set(
@@ -115,8 +131,8 @@ def evaluate_test_set(
 ) -> EvaluationResult | None:
     """Decode `datasets.test_ann_path` whatever its tasks: `run.evaluate: True` of training.
 
-    Tasks `asr` and `asr_*` are scored by WER, `audiocaption*` as captions, others not. The results
-    go to `valid_results/`. Under torchrun the first process does it all; the others return None.
+    Each task is scored in its own way; tasks that have no score are decoded alone. The results go
+    to `valid_results/`.
 
     Args:
         config: with its input paths resolved.
@@ -126,142 +142,150 @@ def evaluate_test_set(
     Raises:
         UserError: as `evaluate`.
     """
-    if int(os.environ.get("RANK", "0")) != 0:
-        return None
-    annotation_path = config.datasets.test_ann_path
-    if not annotation_path:
-        raise UserError("datasets.test_ann_path is not set; run.evaluate: true decodes it")
-    clips = load_annotation(annotation_path, require_text=True)
-    kinds = [find_score_kind(clip.task) for clip in clips]
-    parts = {
-        kind: [clip for clip, its_kind in zip(clips, kinds, strict=True) if its_kind == kind]
-        for kind in SCORERS
-        if kind in kinds
-    }
-    others = sorted({clip.task for clip in clips if not find_score_kind(clip.task)})
-    if others:
-        logger.warning("decoded but not scored: tasks %s", ", ".join(others))
-    path = submission_path("valid_asr", root)  # dated, in the right folder
-    csv_path = path.with_stem(path.stem.replace("valid_asr", "test_set"))
-    record = {"mode": "test_set", "config_path": None}
-    result = _run(config, annotation_path, clips, parts, csv_path, record)
-    for line in [*result.lines, f"predictions: {result.csv_path}"]:
-        report(line)
+    result = evaluate(config, Evaluation("test_set", root=root))
+    if result is not None:
+        for line in [*result.lines, f"predictions: {result.csv_path}"]:
+            report(line)
     return result
 
 
-def _run(
-    config: Config,
-    annotation_path: str,
-    clips: Sequence[Clip],
-    parts: dict[str, list[Clip]],
-    csv_path: Path,
-    record: dict[str, Any],
-) -> EvaluationResult:
-    """Decode `clips`, write the three files; `parts` are the clips to score, by kind of score."""
-    prompts = build_prompts(clips, config.model.test_prompt_path, config.model.prompt_template)
-    check_audio_files(clips, config.datasets.prefix, skips_missing=_skips_bad(config))
-    device = choose_device(config.run.device)
-    loader = _build_loader(config, clips)
-    model = _load_model(config, device)
-
-    tally = AudioTally()
-    predictions: list[Prediction] = []
-    started = time.perf_counter()
-    bar = tqdm(total=len(clips), desc="decoding", unit="clip")
-    with bar, PredictionFile(csv_path, len(clips)) as file:
-        for batch in predict(model, loader, clips, prompts, config.generate, device, tally):
-            file.append(batch)
-            predictions += batch
-            bar.update(len(batch))
-    seconds = time.perf_counter() - started
-    _report_audio(tally)
-
-    predictions.sort(key=lambda prediction: prediction.index)
-    assert [prediction.index for prediction in predictions] == list(range(len(clips)))
-    texts = [prediction.text for prediction in predictions]
-    write_submission(file.csv_path, choose_row_ids(clips), texts)
-    lines, scores = _score(parts, texts)
-    if parts and tally.skipped:
-        lines.append(f"{len(tally.skipped)} skipped clips are scored as empty answers")
-    content = {
-        **record,
-        "annotation": annotation_path,
-        "scores": scores,
-        "lines": lines,
-        "num_clips": len(clips),
-        "num_skipped": len(tally.skipped),
-        "num_truncated": tally.num_truncated,
-        "skipped": [dataclasses.asdict(clip) for clip in tally.skipped],
-        "device": str(device),
-        "seconds": round(seconds, 3),
-        "config": plain_config(config),
+def _check_scorable(mode: str, clips: Sequence[Clip]) -> None:
+    """Refuse what `valid_aac` cannot score; tell which entries a mode takes for what."""
+    if mode == "valid_aac":  # before any decoding
+        measure_caption_texts([""] * len(clips), [clip.texts for clip in clips])
+    tasks = [clip.task for clip in clips]
+    by_mode, by_task = choose_groups(mode, tasks), choose_groups("", tasks)
+    others = {
+        task: group[1].name
+        for task, group, own in zip(tasks, by_mode, by_task, strict=True)
+        if group is not None and (own is None or own[1] is not group[1])
     }
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    file.csv_path.with_suffix(".json").write_text(text, encoding="utf-8")
-    return EvaluationResult(file.csv_path, lines, scores, len(clips), len(tally.skipped), seconds)
+    for kind in sorted(set(others.values())):
+        named = ", ".join(sorted(task for task, its_kind in others.items() if its_kind == kind))
+        logger.warning(
+            "entries of tasks %s are scored as %s too; --tasks goes by task", named, kind
+        )
 
 
-def _build_loader(config: Config, clips: Sequence[Clip]) -> Any:
-    datasets, run = config.datasets, config.run
-    whisper_path = datasets.whisper_path or config.model.whisper_path
-    dataset = AudioDataset(
-        clips,
-        datasets.prefix,
-        LogMel.from_pretrained(whisper_path, token=config.model.token or None),
-        bad_audio=datasets.bad_audio,  # type: ignore[arg-type]
-        long_audio=datasets.long_audio,  # type: ignore[arg-type]
-    )
-    groups = datasets.group_by_length
-    sampler = EvaluationBatchSampler(
-        clip_seconds(clips, datasets.prefix) if groups else [0.0] * len(clips),
-        run.batch_size_eval,
-        group_by_length=groups,
-    )
-    return build_loader(dataset, sampler, run.num_workers)
+def _open_folder(
+    evaluation: Evaluation, csv_path: Path, card: dict[str, Any], processes: Processes
+) -> tuple[RunFolder, set[int]]:
+    """The folder to write to, and the clips that are done: the same on all processes."""
+    found: tuple[Path, set[int]] | None = None
+    if processes.is_first:
+        mode, root, settings = evaluation.mode, Path(evaluation.root), card["settings"]
+        if evaluation.resume:
+            folder = find_interrupted(evaluation.resume, mode, root, settings)
+            done = {prediction.index for prediction in folder.gather()}
+            logger.warning(
+                "resuming %s: %d of %d clips are there", folder.path, len(done), card["num_clips"]
+            )
+        else:
+            interrupted = list_interrupted(mode, root, settings)
+            if interrupted:
+                logger.warning(
+                    "an evaluation with these options was interrupted: %s; --resume auto goes on "
+                    "with it",
+                    interrupted[-1].path,
+                )
+            folder, done = claim_folder(csv_path, card), set()
+        found = folder.path, done
+    path, done = processes.share(found)
+    return RunFolder(path), done
 
 
-def _load_model(config: Config, device: torch.device) -> SALMONN:
+def _decode(
+    config: Config,
+    clips: Sequence[Clip],
+    prompts: dict[int, str],
+    folder: RunFolder,
+    device: torch.device,
+    processes: Processes,
+) -> None:
+    """Decode this process' share of `clips` into its file."""
+    path = folder.part_path(processes.rank, processes.world_size)
+    num_done = 0
+    try:
+        decoder = _build_decoder(config, device)
+        seconds = clip_seconds(clips, config.datasets.prefix)
+        order = sorted(range(len(clips)), key=lambda position: -(seconds[position] or math.inf))
+        mine = order[processes.rank :: processes.world_size]
+        if not mine:
+            return
+        my_clips, my_seconds = [clips[i] for i in mine], [seconds[i] for i in mine]
+        progress = _Progress(my_seconds, processes)
+        with progress.bar, PredictionFile(path) as file:
+            for batch in decoder.predict(my_clips, my_seconds, prompts):
+                file.append(batch)
+                num_done += len(batch)
+                progress.add(batch)
+    except BaseException:
+        if processes.world_size == 1 and not folder.remove_if_bare():
+            logger.warning(
+                "stopped early: %d of %d predictions are in %s; --resume auto goes on from there",
+                num_done,
+                len(clips),
+                path,
+            )
+        raise
+
+
+def _build_decoder(config: Config, device: torch.device) -> Decoder:
     if not config.model.ckpt:
         logger.warning("model.ckpt is not set: the connector between audio and LLM is untrained")
-    torch.manual_seed(config.run.seed)  # of what no checkpoint fills, and of do_sample
+    whisper_path = config.datasets.whisper_path or config.model.whisper_path
+    log_mel = LogMel.from_pretrained(whisper_path, token=config.model.token or None)
+    torch.manual_seed(config.run.seed)  # of what no checkpoint fills
     options = dataclasses.replace(config.model, prompt_path="")  # training prompts are not read
-    return SALMONN.from_config(options, device=device, dtype=half_dtype(device)).eval()
+    model = SALMONN.from_config(options, device=device, dtype=half_dtype(device)).eval()
+    return Decoder(
+        model,
+        log_mel,
+        config.datasets,
+        config.generate,
+        device,
+        config.run.batch_size_eval,
+        config.run.num_workers,
+        config.run.seed,
+    )
 
 
-def _skips_bad(config: Config) -> bool:
-    return config.datasets.bad_audio == "skip"
+class _Progress:
+    """A bar that moves by seconds of audio, so that its rate is the real-time factor."""
+
+    def __init__(self, seconds: Sequence[float], processes: Processes) -> None:
+        self._seconds = seconds
+        self._processes = processes
+        self._num_clips = 0
+        others = f" (1 of {processes.world_size} processes)" if processes.world_size > 1 else ""
+        self.bar = tqdm(
+            total=max(sum(seconds), 1e-9),
+            desc=f"decoding{others}",
+            disable=not processes.is_first,
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| {postfix} [{elapsed}, {remaining} left]",
+        )
+        self.add([])
+
+    def add(self, batch: Sequence[Prediction]) -> None:
+        """Count decoded clips."""
+        self._num_clips += len(batch)
+        seconds = min(sum(p.audio_seconds for p in batch), self.bar.total - self.bar.n)
+        elapsed = max(self.bar.format_dict["elapsed"], 1e-9)
+        rate = self._processes.world_size * (self.bar.n + seconds) / elapsed
+        told = f"{self._num_clips}/{len(self._seconds)} clips, RTFx {rate:.1f}"
+        self.bar.set_postfix_str(told, refresh=False)
+        self.bar.update(seconds)
 
 
-def _score(
-    parts: dict[str, list[Clip]], texts: Sequence[str]
-) -> tuple[list[str], dict[str, float]]:
-    lines: list[str] = []
-    values: dict[str, float] = {}
-    for kind, clips in parts.items():
-        hypotheses = [texts[clip.index] for clip in clips]
-        try:
-            report = SCORERS[kind](hypotheses, [clip.texts for clip in clips])
-        except UserError as error:  # the predictions are there; only this score cannot be
-            report = ScoreReport([f"{SCORED_AS[kind]} are not scored: {error}"], {})
-        lines += report.lines
-        values.update(report.values)
-    return lines, values
-
-
-def _report_audio(tally: AudioTally) -> None:
-    for clip in tally.skipped:
-        logger.warning("skipped annotation[%d] (%s): %s", clip.index, clip.id, clip.reason)
-    if tally.skipped or tally.num_truncated:
-        logger.warning("%s", tally.describe())
-
-
-def _warn_of_other_tasks(clips: Sequence[Clip], kind: str) -> None:
-    others = sorted({clip.task for clip in clips if find_score_kind(clip.task) != kind})
-    if others:
-        tasks = ", ".join(others)
-        logger.warning("all entries are scored as %s, also tasks %s", SCORED_AS[kind], tasks)
-
-
-def _text_or_none(path: str | Path | None) -> str | None:
-    return None if path is None else str(path)
+def _warn_of_audio(predictions: Sequence[Prediction]) -> None:
+    for prediction in predictions:
+        if prediction.skipped is not None:
+            logger.warning(
+                "skipped annotation[%d] (%s): %s",
+                prediction.index,
+                prediction.id,
+                prediction.skipped,
+            )
+    num_truncated = sum(prediction.was_truncated for prediction in predictions)
+    if num_truncated:
+        logger.warning("%d of %d clips cut to 30 s", num_truncated, len(predictions))

@@ -21,6 +21,13 @@ MODE_FOLDERS = {
     "valid_asr": "valid_results",
     "valid_aac": "valid_results",
 }
+# other evaluations: by task (`--tasks` alone), in place of training, of saved predictions
+RESULT_FOLDERS = {
+    **MODE_FOLDERS,
+    "valid_tasks": "valid_results",
+    "test_set": "valid_results",
+    "rescore": "valid_results",
+}
 
 # every character some reader takes for the end of a line, and NUL, which some cannot read
 _LINE_BREAKS = re.compile("\r\n|[\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029\x00]")
@@ -61,17 +68,18 @@ def submission_path(mode: str, root: str | Path = ".", now: datetime | None = No
     """A free, dated path for the predictions of `mode`, such as
     `submission_results/2026-01-31_14-05-09_submission_asr.csv` under `root`.
 
-    A name that is taken gets a counter (`..._submission_asr_2.csv`). No folder is made.
+    A name that is taken, by the file or by an evaluation's folder, gets a counter
+    (`..._submission_asr_2.csv`). No folder is made.
 
     Raises:
         UserError: unknown mode.
     """
-    if mode not in MODE_FOLDERS:
+    if mode not in RESULT_FOLDERS:
         raise UserError(f"unknown mode {mode!r}: choose one of {', '.join(MODE_FOLDERS)}")
     stem = f"{now or datetime.now():%Y-%m-%d_%H-%M-%S}_{mode}"
-    path = Path(root) / MODE_FOLDERS[mode] / f"{stem}.csv"
+    path = Path(root) / RESULT_FOLDERS[mode] / f"{stem}.csv"
     counter = 2
-    while path.exists():
+    while path.exists() or path.with_suffix("").exists():
         path = path.with_name(f"{stem}_{counter}.csv")
         counter += 1
     return path

@@ -17,19 +17,22 @@ class ScoreKind:
         name: what the answers are.
         primary: the number that comes first.
         is_error: whether less is better, of the primary number.
-        needs: fewest clips on which it is defined.
     """
 
     name: str
     primary: str
     is_error: bool
-    needs: int = 1
+
+    @property
+    def counts_edits(self) -> bool:
+        """Whether the primary number is a rate of substitutions, deletions and insertions."""
+        return self.is_error
 
 
 TRANSCRIPTS = ScoreKind("transcripts", "wer", is_error=True)
 CHARACTERS = ScoreKind("transcripts by characters", "cer", is_error=True)
 PHONES = ScoreKind("phones", "phone_error_rate", is_error=True)
-CAPTIONS = ScoreKind("captions", "cider_d", is_error=False, needs=2)
+CAPTIONS = ScoreKind("captions", "cider_d", is_error=False)
 LABELS = ScoreKind("labels", "accuracy", is_error=False)
 ANSWERS = ScoreKind("answers", "exact_match", is_error=False)
 TRANSLATIONS = ScoreKind("translations", "bleu", is_error=False)
