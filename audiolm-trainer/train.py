@@ -5,6 +5,9 @@
     python train.py --cfg-path X.yaml --options run.seed=1 run.optims.init_lr 1e-4
     python train.py --cfg-path X.yaml --resume auto # or a run folder: go on after an interruption
     python train.py --cfg-path X.yaml --dryrun      # tiny random weights, everything else as given
+    python train.py --cfg-path X.yaml --plan        # memory by part and card, before any download
+    python train.py --cfg-path X.yaml --plan --verify # the same, checked by two real steps
+    python train.py --cfg-path X.yaml --doctor      # is everything there, and does it fit together
 
 Each run writes its own folder under `run.output_dir`: config.yaml, log.jsonl, checkpoints with what
 resuming needs, checkpoint_best.pth, report.html, and summary.json when it is done.
@@ -14,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import math
 import sys
 import time
 from collections.abc import Sequence
@@ -27,6 +29,7 @@ if TYPE_CHECKING:  # torch is imported where it is used, so that --help answers 
     from audiolm.config import Config
     from audiolm.training.run import Run
 
+SIZES_DIR = Path(__file__).resolve().parents[1] / "configs" / "models"  # published, for planning
 PROMPTS = ("model.prompt_path",)
 REQUIRED_PATHS = (
     *PROMPTS,
@@ -46,11 +49,21 @@ def main(arguments: Sequence[str]) -> int:
     config_dir = Path(args.cfg_path).resolve().parent
     if args.print_config:
         print(dump_config(config), end="")
+    elif args.plan or args.measure_plan:
+        print(plan(config, args, arguments), end="")
+    elif args.doctor:
+        return examine(config)
     elif args.dryrun:
         from audiolm.training.dryrun import dry_run
 
         resolve_input_paths(config, config_dir, PROMPTS)
         print(dry_run(config, train))
+    elif args.find_batch_size:
+        from audiolm.training.batch_size import find_batch_size
+
+        resolve_input_paths(config, config_dir, REQUIRED_PATHS)
+        for line in find_batch_size(config):
+            print(line)
     elif config.run.evaluate:
         from audiolm.evaluation.pipeline import evaluate_test_set
 
@@ -74,9 +87,39 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         "--resume-anyway", action="store_true", help="go on although options have changed"
     )
     parser.add_argument("--dryrun", action="store_true", help="tiny random weights, a few steps")
+    parser.add_argument("--plan", action="store_true", help="memory by part and card; no weights")
+    parser.add_argument("--verify", action="store_true", help="with --plan: check by real steps")
+    parser.add_argument("--measure-plan", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--doctor", action="store_true", help="check machine, files and data")
+    parser.add_argument("--find-batch-size", action="store_true", help="try what fits in memory")
     parser.add_argument("--print-config", action="store_true", help="show every option and stop")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser.parse_args(arguments)
+
+
+def plan(config: Config, args: argparse.Namespace, arguments: Sequence[str]) -> str:
+    """The memory plan of a configuration; `--verify` measures in a process of its own."""
+    from audiolm.training.plan_command import write_measurement, write_plan
+
+    if args.measure_plan:
+        from audiolm.evaluation.memory import PeakMeter
+
+        return write_measurement(config, SIZES_DIR, PeakMeter)
+    measuring = [sys.executable, __file__, *arguments, "--measure-plan"] if args.verify else None
+    return write_plan(config, SIZES_DIR, f"Memory plan of {args.cfg_path}", measuring)
+
+
+def examine(config: Config) -> int:
+    """Print what is ready and what to fix; 0 when nothing stops a run, else 2."""
+    from audiolm.evaluation.metric_requirements import check_metrics_available
+    from audiolm.training import doctor
+
+    root = SIZES_DIR.parents[1]
+    requirements = (root / "audiolm-trainer" / "requirements.txt", root / "requirements.txt")
+    surroundings = doctor.Surroundings(SIZES_DIR, requirements, check_metrics_available)
+    findings = doctor.examine(config, surroundings)
+    print(doctor.format_findings(findings), end="")
+    return 2 if doctor.count_problems(findings) else 0
 
 
 def train(config: Config, resume: str = "", *, resume_anyway: bool = False) -> Path:
@@ -138,6 +181,7 @@ def train_step(run: Run, micro_batches: list[dict[str, Any]]) -> float:
     """
     from audiolm.training.bad_luck import halve, list_ids, release_memory
     from audiolm.training.engine import sum_everywhere
+    from audiolm.training.gradients import accumulate_gradients, apply_gradients
     from audiolm.training.optimiser import set_learning_rate
     from audiolm.training.schedule import compute_learning_rate
 
@@ -163,52 +207,6 @@ def train_step(run: Run, micro_batches: list[dict[str, Any]]) -> float:
             break
     run.count_skipped(reason, ids)
     return learning_rate
-
-
-def accumulate_gradients(
-    run: Run, batches: Sequence[dict[str, Any]], num_tokens: float
-) -> list[dict[str, Any]] | None:
-    """Add up this process's gradients; the model's outputs, or None when memory ran out."""
-    from audiolm.models.device import move_to
-    from audiolm.training.bad_luck import is_out_of_memory
-
-    outputs = []
-    try:
-        for samples in batches:
-            with run.precision.autocast():
-                output = run.model(move_to(samples, run.accelerator.device), verbose=True)
-            share = output["loss"] * (output["total"] / num_tokens)
-            run.precision.scaler.scale(share).backward()
-            outputs.append({**output, "loss": float(share.detach())})
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        return None
-    return outputs
-
-
-def apply_gradients(
-    run: Run, batches: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]
-) -> tuple[str, list[str]]:
-    """Sum gradients over processes and step; else why not, and which clips were to blame."""
-    from audiolm.training.bad_luck import find_culprits
-    from audiolm.training.engine import share_gradients
-    from audiolm.training.optimiser import clip_gradients
-
-    scaler = run.precision.scaler
-    share_gradients(run.accelerator, run.trained)
-    scaler.unscale_(run.optimiser)
-    grad_norm = clip_gradients(run.trained, run.config.run.optims.max_grad_norm)
-    reason, ids = "", []
-    if not math.isfinite(grad_norm):  # on all processes alike
-        reason, ids = find_culprits(run.accelerator, batches, outputs, scaler)
-    if not reason:
-        scaler.step(run.optimiser)  # leaves float16 gradients alone that overflowed
-        run.meter.grad_norm = grad_norm
-        for samples, output in zip(batches, outputs, strict=True):
-            run.meter.add(samples, output)
-    scaler.update()
-    return reason, ids
 
 
 def finish_epoch(run: Run) -> None:

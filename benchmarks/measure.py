@@ -8,61 +8,24 @@ first call of each kind warms up and does not count.
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stack import (
+    BATCH_SIZE,
+    FILE_RATES_HZ,
+    PROMPT,
+    Setup,
+    StoredClips,
+    build_dataset,
+    build_model,
+)
+
 Samples = dict[str, list[float]]
 
-WAYS = {
-    "construct": ("ours", "plain"),
-    "train": ("exact", "light", "plain"),
-    "infer": ("exact", "light", "plain"),
-    "files": ("in_turn",),  # ours and plain in one process, file by file
-}
-MODES = {
-    "ours": {},
-    "exact": {"audio_tokens": "fixed", "whisper_input": "padded"},
-    "light": {"audio_tokens": "length_aware", "whisper_input": "trimmed"},
-}
-QFORMERS: dict[str, dict[str, int]] = {
-    "midsize": {},  # the defaults: bert-base's dimensions
-    "tiny": {"hidden_size": 32, "num_heads": 4, "intermediate_size": 64},
-}
-CLIP_SECONDS = 10.0
-BATCH_SIZE = 4
 NUM_NEW_TOKENS = 32
 FILES_PER_REPEAT = 10
-FILE_RATES_HZ = (16_000, 44_100)
-PROMPT = "USER: <Speech><SpeechHere></Speech> Write down what the speaker says.\nASSISTANT:"
-ANSWERS = (
-    "the boat left the harbour before the rain came and nobody saw it return",
-    "please put the small red box on the table next to the open window",
-    "a train to the north leaves at half past seven from the second platform",
-    "she counted the steps to the tower twice and got a different number",
-)
-TEXTS = (*PROMPT.split("<SpeechHere>"), *ANSWERS)
 BYTES_PER_MB = 1e6
-
-
-@dataclass(frozen=True)
-class Setup:
-    """Where the inputs are, and how often to measure."""
-
-    work: Path
-    size: str
-    repeats: int
-    plain_attention: str
-
-    @property
-    def stack_dir(self) -> Path:
-        """Folder of `build_random_stack`."""
-        return self.work / f"stack_{self.size}"
-
-    @staticmethod
-    def clip_name(index: int, rate_hz: int) -> str:
-        """A clip's file, relative to `work`."""
-        return f"clips/clip{index}_{rate_hz}.wav"
 
 
 def measure(task: str, way: str, setup: Setup) -> dict[str, Samples]:
@@ -113,6 +76,8 @@ def measure_training(way: str, setup: Setup) -> Samples:
 
     model = build_model(way, setup)
     dataset = build_dataset(setup, FILE_RATES_HZ[0])
+    if way.endswith("_cached"):
+        dataset.features = StoredClips(setup, way)
     batch = collate([dataset[index] for index in range(BATCH_SIZE)])
     prompts = [PROMPT] * BATCH_SIZE
     optimiser = build_optimiser(model, OptimsConfig())
@@ -221,37 +186,6 @@ def measure_files(setup: Setup) -> dict[str, Samples]:
         name = f"file_{rate_hz}_hz_seconds"
         samples["ours"][name], samples["plain"][name] = ours[1:], plain[1:]
     return samples
-
-
-def build_model(way: str, setup: Setup) -> Any:
-    """The model in eval mode: `PlainModel`, or `SALMONN` in one of `MODES`."""
-    folder = setup.stack_dir
-    paths = {"whisper_path": folder / "whisper", "beats_path": folder / "beats.pt"}
-    paths |= {"llama_path": folder / "llama"}
-    qformer = QFORMERS[setup.size]
-    if way == "plain":
-        from plain import PlainModel
-
-        from audiolm.config import QFormerConfig
-
-        attention = setup.plain_attention
-        return PlainModel(**paths, qformer=QFormerConfig(**qformer), attention=attention)
-    from audiolm.models.build import build_salmonn
-
-    options = {name: str(path) for name, path in paths.items()}
-    return build_salmonn({**options, "qformer": qformer, **MODES[way]})
-
-
-def build_dataset(setup: Setup, rate_hz: int) -> Any:
-    """The clips at one rate, each with its answer."""
-    from audiolm.audio.features import LogMel
-    from audiolm.data.annotations import Clip
-    from audiolm.data.dataset import AudioDataset
-
-    log_mel = LogMel.from_pretrained(setup.stack_dir / "whisper")
-    names = [setup.clip_name(index, rate_hz) for index in range(BATCH_SIZE)]
-    clips = [Clip(i, name, (ANSWERS[i],)) for i, name in enumerate(names)]
-    return AudioDataset(clips, setup.work, log_mel)
 
 
 def repeat(call: Callable[[], Mapping[str, float]], num_repeats: int) -> Samples:

@@ -27,7 +27,17 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "audiolm-trainer"))
 
-from measure import BATCH_SIZE, CLIP_SECONDS, FILE_RATES_HZ, QFORMERS, TEXTS, WAYS, Setup, measure
+from measure import measure
+from stack import (
+    BATCH_SIZE,
+    CLIP_SECONDS,
+    FILE_RATES_HZ,
+    QFORMERS,
+    TEXTS,
+    WAYS,
+    Setup,
+    store_features,
+)
 
 from audiolm.errors import UserError, run_command
 
@@ -128,7 +138,7 @@ def build_setup(args: argparse.Namespace) -> Setup:
 
 
 def build_inputs(setup: Setup) -> None:
-    """Write the stack, unless it is there, and the clips."""
+    """Write the stack, unless it is there, the clips, and their encoder outputs."""
     import soundfile
     import soxr
 
@@ -142,6 +152,7 @@ def build_inputs(setup: Setup) -> None:
             path = setup.work / setup.clip_name(index, rate_hz)
             path.parent.mkdir(parents=True, exist_ok=True)
             soundfile.write(path, soxr.resample(samples, FILE_RATES_HZ[0], rate_hz), rate_hz)
+    store_features(setup)
 
 
 def run_process(args: argparse.Namespace, task: str, way: str) -> dict[str, Any]:

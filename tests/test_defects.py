@@ -40,7 +40,7 @@ TABLE = {
     28: "test_caption_metrics: test_perfect_captions_score_the_ceiling_despite_case_and_stop",
     29: "test_asr_metrics: test_corpus_figure_equals_golden, test_known_values",
     30: "test_prompts: test_defect_30_question_is_filled_in, test_split_at_marker",
-    31: "test_evaluate: test_crash_keeps_what_was_decoded",
+    31: "test_evaluate: test_crash_keeps_what_was_decoded_and_resume_decodes_the_rest",
     32: "test_model: test_options_train_and_generate, test_only_preprocessor",
     33: "test_checkpoint: test_all_bad_keys_are_in_one_message",
     34: "test_model: test_mel_bins_that_disagree",

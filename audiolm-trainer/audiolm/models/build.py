@@ -58,11 +58,26 @@ def build_salmonn(
         if llm is None
         else llm.get_input_embeddings().embedding_dim
     )
+    model = assemble_salmonn(options, whisper, beats, sizes, llm, tokenizer, llm_width)
+    _load_trained(model, options)
+    return model.to(device)
+
+
+def assemble_salmonn(
+    options: ModelConfig,
+    whisper: WhisperEncoder | None,
+    beats: BEATs | None,
+    sizes: EncoderSizes,
+    llm: nn.Module | None,
+    tokenizer: Any,
+    llm_width: int,
+) -> SALMONN:
+    """Join encoders and LLM by a new Q-Former and projector; what `options` freezes is frozen."""
     audio_options = read_audio_options(options)
     qformer, queries, projector = _build_connector(
         options, audio_options.windows, sizes.frame_width, llm_width
     )
-    model = SALMONN(
+    return SALMONN(
         whisper,
         beats,
         qformer,
@@ -74,15 +89,13 @@ def build_salmonn(
         audio_options=audio_options,
         text_options=TextOptions(
             max_answer_tokens=options.max_txt_len,
-            end_text=options.end_sym or str(tokenizer.eos_token or ""),
+            end_text=options.end_sym or str(getattr(tokenizer, "eos_token", None) or ""),
             prompt_template=options.prompt_template,
             draws_per_sample=options.multi_prompt,
         ),
         prompts=PromptBook.load(options.prompt_path) if options.prompt_path else None,
         frozen=_frozen_parts(options),
     )
-    _load_trained(model, options)
-    return model.to(device)
 
 
 def _load_trained(model: SALMONN, options: ModelConfig) -> None:
@@ -158,6 +171,11 @@ def _build_llm(options: ModelConfig, tokenizer: Any, device: Any, dtype: torch.d
         device=device,
         token=options.token,
     )
+    return adapt_llm(options, llm)
+
+
+def adapt_llm(options: ModelConfig, llm: Any) -> nn.Module:
+    """The frozen LLM with its adapter; all of it trains when `freeze_llm` is off."""
     adapted = attach_adapter(
         llm,
         resolve_adapter(options),

@@ -11,15 +11,21 @@ from torch.utils.data import DataLoader
 
 from audiolm.audio.augment import Augmenter, list_noise_files
 from audiolm.audio.features import LogMel
-from audiolm.audio.loading import MAX_SECONDS, MIN_SECONDS
-from audiolm.config import AugmentConfig, Config
+from audiolm.audio.loading import MAX_SECONDS, MIN_SECONDS, SAMPLE_RATE_HZ
+from audiolm.config import AugmentConfig, Config, DatasetsConfig
 from audiolm.config_file import list_corpora
 from audiolm.data.annotations import Clip, load_annotation
 from audiolm.data.batches import AudioTally, build_loader, clip_seconds
-from audiolm.data.dataset import AudioDataset
+from audiolm.data.dataset import AudioDataset, SkippedClip
 from audiolm.data.feature_cache import FeatureCache
 from audiolm.data.mixture import Mixture, load_mixture
-from audiolm.data.sampler import BatchPlan, EvaluationBatchSampler, StepBatchSampler
+from audiolm.data.sampler import (
+    BatchPlan,
+    EvaluationBatchSampler,
+    StepBatchSampler,
+    sort_longest_first,
+)
+from audiolm.errors import UserError
 from audiolm.models.audio_tokens import check_mel_bins
 from audiolm.models.salmonn import SALMONN
 
@@ -98,6 +104,7 @@ class ClipBatches:
         max_clips: int = 0,
     ) -> None:
         self._seed = config.run.seed
+        self._datasets = config.datasets
         self.mixture: Mixture | None = None
         if plan is None:
             clips: Sequence[Clip] = load_annotation(annotation, require_text=True)
@@ -171,6 +178,27 @@ class ClipBatches:
         position = next(i for i, clip in enumerate(self._dataset.clips) if clip.index == index)
         return self._dataset.load_waveform(position)
 
+    def load_longest(self) -> tuple[dict[str, Any], float]:
+        """The item of the longest clip that can be used, drawn out as far as augmentation may, and
+        its length in seconds.
+
+        Raises:
+            UserError: no clip can be used.
+        """
+        seconds = measure_model_seconds(self._datasets, self.clips)
+        for position in sort_longest_first(np.arange(len(seconds)), np.array(seconds)):
+            item = self._dataset[int(position)]
+            if isinstance(item, SkippedClip):
+                continue
+            if "raw_wav" in item:
+                num_samples = round(seconds[position] * SAMPLE_RATE_HZ)
+                num_rounds = -(-num_samples // len(item["raw_wav"]))
+                item["raw_wav"] = item["raw_wav"].repeat(num_rounds)[:num_samples]
+            return item, seconds[position]
+        raise UserError(
+            "datasets.train_ann_path: none of its clips can be used; see datasets.prefix"
+        )
+
     @property
     def _steps(self) -> StepBatchSampler:
         assert isinstance(self._sampler, StepBatchSampler), "validation has no steps"
@@ -194,6 +222,13 @@ def _spread(clips: Sequence[Clip]) -> list[Clip]:
     return [clips[position] for position in order if position < len(clips)]
 
 
+def measure_model_seconds(datasets: DatasetsConfig, clips: Sequence[Clip]) -> list[float]:
+    """Length of each training clip as the model gets it: slowed down at most, padded or cut."""
+    slowest = min([1.0, *datasets.augment.speed])
+    lengths = clip_seconds(clips, datasets.prefix)
+    return [min(max(length / slowest, MIN_SECONDS), MAX_SECONDS) for length in lengths]
+
+
 def _build_training_sampler(
     config: Config, mixture: Mixture, accelerator: Accelerator, plan: BatchPlan
 ) -> StepBatchSampler:
@@ -201,12 +236,7 @@ def _build_training_sampler(
     groups = datasets.group_by_length or run.batch_seconds > 0
     seconds = [0.0] * len(mixture.clips)
     if groups:
-        # As the model gets them: slowed down at most, then padded or cut.
-        slowest = min([1.0, *datasets.augment.speed])
-        seconds = [
-            min(max(length / slowest, MIN_SECONDS), MAX_SECONDS)
-            for length in clip_seconds(mixture.clips, datasets.prefix)
-        ]
+        seconds = measure_model_seconds(datasets, mixture.clips)
     return StepBatchSampler(
         seconds,
         step_size=plan.clips_per_step,

@@ -156,16 +156,14 @@ def score_tasks(
 
 
 def describe(validation: Mapping[str, Any]) -> str:
-    """One line for the screen."""
+    """One line for the screen, with each task's first score."""
     line = (
         f"loss {validation['loss']:.4f}, token accuracy {validation['token_accuracy']:.3f}, "
         f"{validation['num_clips']} clips"
     )
     for task, scores in validation.get("scores", {}).items():
-        for name, score in scores.items():
-            line += (
-                f"; {task} {name} {score['value']:.4f} ({score['low']:.4f} to {score['high']:.4f})"
-            )
+        name, score = next(iter(scores.items()))
+        line += f"; {task} {name} {score['value']:.3f} ({score['low']:.3f} to {score['high']:.3f})"
     return line
 
 

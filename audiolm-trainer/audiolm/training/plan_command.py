@@ -1,0 +1,73 @@
+"""`train.py --plan`: the plan of a configuration, and its check, as text."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from audiolm.config import Config
+from audiolm.models.device import choose_device
+from audiolm.training.model_shapes import build_meta_model, find_model_sources
+from audiolm.training.model_sizes import ModelSizes
+from audiolm.training.plan_check import OpenMeter, format_check, measure_steps, run_measuring
+from audiolm.training.plan_report import PlannedRun, format_plan
+from audiolm.training.plan_setting import TokenCounter, read_setting, read_workloads
+
+
+def plan_run(config: Config, shipped_dir: Path, *, is_gpu: bool) -> PlannedRun:
+    """Sizes, options and workloads of a run, from configuration files alone.
+
+    Args:
+        config: with input paths resolved where they exist.
+        shipped_dir: folder of the published sizes (`configs/models`).
+        is_gpu: plan for a GPU, there or not; False: for this machine's processor.
+
+    Raises:
+        UserError: a model whose sizes are not known, or a file that cannot be read.
+    """
+    sources = find_model_sources(config.model, shipped_dir)
+    setting = read_setting(config, is_gpu=is_gpu)
+    dtype = torch.float32 if setting.element_bytes == 4 else torch.bfloat16
+    model = build_meta_model(config.model, sources, dtype)
+    counter = TokenCounter(sources.tokenizer)
+    typical, longest = read_workloads(config, counter)
+    notes = list(sources.notes)
+    if not counter.is_exact:
+        notes.append("tokens of prompts and answers are estimated from their length")
+    return PlannedRun(ModelSizes.of(model, sources.llm), setting, typical, longest, notes)
+
+
+def write_plan(
+    config: Config, shipped_dir: Path, title: str, measuring: Sequence[str] | None = None
+) -> str:
+    """The plan as text; with `measuring`, the command of `write_measurement`, checked too.
+
+    Without a check, `run.device: auto` is planned for a GPU, since it is cards that one plans for.
+    """
+    if measuring is None:
+        is_gpu = config.run.device != "cpu"
+        return format_plan(plan_run(config, shipped_dir, is_gpu=is_gpu), title)
+    planned = _plan_here(config, shipped_dir)
+    text = format_plan(planned, title)
+    measured = run_measuring(measuring)
+    return text + "\n" + format_check(planned.sizes, planned.setting, planned.longest, measured)
+
+
+def write_measurement(config: Config, shipped_dir: Path, open_meter: OpenMeter) -> str:
+    """Measure the longest batch in this process, which should have done nothing yet; JSON."""
+    planned = _plan_here(config, shipped_dir)
+    setting, workload = planned.setting, planned.longest
+    del planned
+    return json.dumps(measure_steps(config, setting, workload, open_meter))
+
+
+def _plan_here(config: Config, shipped_dir: Path) -> PlannedRun:
+    """For the device that is there, and with the encoders, which a check runs."""
+    is_gpu = choose_device(config.run.device).type == "cuda"
+    planned = plan_run(config, shipped_dir, is_gpu=is_gpu)
+    if not planned.setting.has_feature_cache:
+        return planned
+    notes = [*planned.notes, "--verify runs the encoders: datasets.feature_cache is left out"]
+    return replace(planned, setting=replace(planned.setting, has_feature_cache=False), notes=notes)
