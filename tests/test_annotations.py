@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from audiolm.audio.loading import WHOLE_FILE, Span
 from audiolm.data.annotations import Clip, load_annotation, resolve_audio_path
 from audiolm.errors import UserError
 
@@ -65,6 +66,12 @@ def test_defaults_lists_and_unknown_keys(tmp_path: Path) -> None:
         ({"path": "a", "Q": ["?"]}, '"Q" is'),
         ({"path": "a", "testset_id": 12}, '"testset_id" is 12'),
         ({"path": "a", "expand_wav": "b.wav"}, '"expand_wav" is'),
+        ({"path": "a", "offset": "1"}, "\"offset\" is '1'; give the clip's start"),
+        ({"path": "a", "offset": -1}, '"offset" is -1'),
+        ({"path": "a", "offset": True}, '"offset" is True'),
+        ({"path": "a", "offset": float("nan")}, '"offset" is nan'),
+        ({"path": "a", "offset": 1, "duration": 0}, '"duration" is 0; a clip with an "offset"'),
+        ({"path": "a", "offset": 1, "duration": "2"}, "\"duration\" is '2'"),
     ],
 )
 def test_wrong_entries_are_named_with_the_fix(tmp_path: Path, row: Any, message: str) -> None:
@@ -103,6 +110,22 @@ def test_unreadable_file_is_explained(tmp_path: Path) -> None:
     path.write_text('{"annotation": [\n {"path": "a.wav",}\n]}', encoding="utf-8")
     with pytest.raises(UserError, match=r"broken\.json is not valid JSON: .* line 2, column \d+"):
         load_annotation(path)
+
+
+def test_offset_makes_a_span_and_a_name(tmp_path: Path) -> None:
+    path = write_rows(
+        tmp_path,
+        {"path": "a.wav", "duration": 2},
+        {"path": "a.wav", "offset": 1, "duration": 2.5},
+        {"path": "a.wav", "offset": 0},
+        {"path": "a.wav", "offset": None, "duration": 10**400},
+    )
+    clips = load_annotation(path)
+    assert [clip.span for clip in clips] == [
+        WHOLE_FILE, Span(1.0, 2.5), Span(0.0, None), WHOLE_FILE,
+    ]  # fmt: skip
+    assert [clip.name for clip in clips] == ["a.wav", "a.wav@1-3.5", "a.wav@0-", "a.wav"]
+    assert [clip.seconds for clip in clips] == [2.0, 2.5, None, None]
 
 
 def test_required_fields(tmp_path: Path) -> None:

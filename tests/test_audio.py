@@ -1,11 +1,15 @@
 """Audio files to waveforms, log-mel and filterbank: against goldens and the original tools."""
 
 import json
+import os
 import pickle
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import imageio_ffmpeg
 import librosa
 import numpy as np
 import pytest
@@ -21,7 +25,7 @@ from audiolm.audio.features import (
     kaldi_fbank,
     num_fbank_frames,
 )
-from audiolm.audio.loading import AudioError, audio_seconds, load_waveform
+from audiolm.audio.loading import AudioError, Span, audio_seconds, load_waveform
 from audiolm.errors import UserError
 from tests.data.golden.goldenlib import Golden
 
@@ -144,6 +148,145 @@ def test_several_files_are_joined_with_silence(write_audio: Callable[..., Path])
     assert load_waveform(short, extra_paths=[short]).samples.shape == (16_000,)
     with pytest.raises(AudioError, match="missing.wav"):
         load_waveform(paths[0], extra_paths=[paths[0].with_name("missing.wav")])
+
+
+SOUNDFILE_FORMATS: dict[str, dict[str, Any]] = {
+    "wav": {}, "flac": {}, "ogg": {}, "mp3": {}, "opus": {"format": "OGG", "subtype": "OPUS"},
+}  # fmt: skip
+
+
+def write_format(folder: Path, extension: str, samples: np.ndarray, rate_hz: int = 16_000) -> Path:
+    """Any format; m4a through the ffmpeg of the tests' own wheel."""
+    path = folder / f"x.{extension}"
+    if extension in SOUNDFILE_FORMATS:
+        soundfile.write(path, samples, rate_hz, **SOUNDFILE_FORMATS[extension])
+    else:
+        soundfile.write(folder / "source.wav", samples, rate_hz, subtype="FLOAT")
+        command = [
+            imageio_ffmpeg.get_ffmpeg_exe(),
+            "-v",
+            "error",
+            "-i",
+            folder / "source.wav",
+            path,
+        ]
+        subprocess.run(command, check=True)
+    return path
+
+
+def put_ffmpeg_on_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "bin").mkdir()
+    (folder / "bin" / "ffmpeg").symlink_to(imageio_ffmpeg.get_ffmpeg_exe())
+    monkeypatch.setenv("PATH", str(folder / "bin"), prepend=os.pathsep)
+
+
+def make_chirp(seconds: float, rate_hz: int = 16_000) -> np.ndarray:
+    """Rises from 200 Hz: no stretch of it looks like another."""
+    times = np.arange(round(seconds * rate_hz)) / rate_hz
+    return (0.3 * np.sin(2 * np.pi * (200 * times + 20 * times**2))).astype(np.float32)
+
+
+@pytest.mark.parametrize("extension", [*SOUNDFILE_FORMATS, "m4a"])
+@pytest.mark.parametrize("offset", [0.0, 0.25, 7.513])
+def test_span_is_that_part_of_the_whole(
+    extension: str, offset: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_ffmpeg_on_path(tmp_path, monkeypatch)
+    path = write_format(tmp_path, extension, make_chirp(20.0))
+    whole = load_waveform(path).samples
+    part = load_waveform(path, span=Span(offset, 4.0))
+    assert part.source_seconds == 4.0
+    assert part.samples.shape == (64_000,)
+    assert not part.was_truncated
+    start = round(offset * 16_000)
+    # A decoder that starts elsewhere rounds otherwise; another stretch of the chirp is 0.6 away.
+    np.testing.assert_allclose(part.samples, whole[start : start + 64_000], atol=1e-4)
+    assert audio_seconds(path, Span(offset, 4.0)) == 4.0
+    assert audio_seconds(path, Span(offset)) == pytest.approx(20 - offset, abs=0.01)
+
+
+def test_only_the_span_of_a_long_file_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_format(tmp_path, "wav", make_chirp(120.0))
+    num_read = []
+    read = soundfile.SoundFile.read
+
+    def count(self: soundfile.SoundFile, frames: int = -1, **options: object) -> np.ndarray:
+        result = read(self, frames, **options)  # type: ignore[arg-type]
+        num_read.append(len(result))
+        return result
+
+    monkeypatch.setattr(soundfile.SoundFile, "read", count)
+    load_waveform(path, span=Span(90.0, 5.0))
+    load_waveform(path, span=Span(20.0))
+    load_waveform(path)
+    assert num_read == [5 * 16_000, 30 * 16_000, 30 * 16_000]
+
+
+def test_span_of_another_rate_and_of_two_channels(tmp_path: Path) -> None:
+    samples = np.stack([make_chirp(5, 44_100), -make_chirp(5, 44_100) / 2], axis=1)
+    soundfile.write(tmp_path / "x.wav", samples, 44_100, subtype="FLOAT")
+    soundfile.write(tmp_path / "y.wav", samples[44_100:132_300].mean(1), 44_100, subtype="FLOAT")
+    part = load_waveform(tmp_path / "x.wav", span=Span(1.0, 2.0))
+    np.testing.assert_allclose(part.samples, load_waveform(tmp_path / "y.wav").samples, atol=1e-7)
+
+
+def test_span_and_long_and_joined_audio(tmp_path: Path) -> None:
+    path = write_format(tmp_path, "wav", make_chirp(40.0))
+    assert load_waveform(path, span=Span(2.0)).was_truncated
+    assert not load_waveform(path, span=Span(30.0), long_audio="error").was_truncated
+    with pytest.raises(AudioError, match="31.0 s long"):
+        load_waveform(path, span=Span(0.0, 31.0), long_audio="error")
+    joined = load_waveform(path, span=Span(1.0, 2.0), extra_paths=[path])
+    assert joined.source_seconds == pytest.approx(2.0 + 0.1 + 40.0)
+
+
+@pytest.mark.parametrize("extension", ["wav", "mp3", "m4a"])
+def test_span_outside_its_file(
+    extension: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_ffmpeg_on_path(tmp_path, monkeypatch)
+    path = write_format(tmp_path, extension, make_chirp(5.0))
+    for span, message in ((Span(6.0, 1.0), "starts at 6 s"), (Span(4.0, 3.0), "ends at 7 s")):
+        for read in (load_waveform, audio_seconds):
+            with pytest.raises(AudioError, match=rf"clip {message}, the file is 5\S* s") as caught:
+                read(path, span=span)
+            assert caught.value.problem == "outside"
+    rough = load_waveform(path, span=Span(3.0, 2.4))  # transcripts may be timed a little too long
+    assert rough.source_seconds == pytest.approx(2.0, abs=0.01)
+
+
+@pytest.mark.parametrize("extension", ["flac", "mp3", "m4a"])
+def test_file_that_is_cut_short(
+    extension: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_ffmpeg_on_path(tmp_path, monkeypatch)
+    path = write_format(tmp_path, extension, make_chirp(10.0))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(AudioError, match="cannot be read|cut short") as caught:
+        load_waveform(path)
+    assert caught.value.problem == "unreadable"
+
+
+def test_m4a_of_other_rate_and_channels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_ffmpeg_on_path(tmp_path, monkeypatch)
+    path = write_format(tmp_path, "m4a", np.stack([make_chirp(35, 44_100)] * 2, axis=1), 44_100)
+    waveform = load_waveform(path)
+    assert waveform.was_truncated
+    assert waveform.source_seconds == pytest.approx(35, abs=0.05)
+    assert waveform.samples.dtype == np.float32
+    np.testing.assert_allclose(waveform.samples, make_chirp(30), atol=0.02)  # a lossy codec
+    assert audio_seconds(path) == pytest.approx(35, abs=0.05)
+
+
+def test_m4a_without_ffmpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_format(tmp_path, "m4a", make_chirp(2.0))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for read in (load_waveform, audio_seconds):
+        with pytest.raises(AudioError, match="it needs ffmpeg, which is not installed") as caught:
+            read(path)
+        assert caught.value.problem == "unreadable"
 
 
 def test_audio_seconds_reads_the_header(write_audio: Callable[..., Path]) -> None:

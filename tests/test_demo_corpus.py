@@ -389,9 +389,9 @@ def test_options_of_the_command_are_those_of_the_corpus(tiny_corpus):
 
 
 def test_the_commands_defaults_are_the_options_defaults():
-    from audiolm.data.__main__ import _COUNTS
+    from audiolm.data.commands.making_demo import COUNTS
 
-    defaults = {name.replace("-", "_"): default for name, (default, _) in _COUNTS.items()}
+    defaults = {name.replace("-", "_"): default for name, (default, _) in COUNTS.items()}
     assert {**defaults, "seed": 0} == vars(CorpusOptions())
 
 

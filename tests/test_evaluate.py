@@ -13,7 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 
 import evaluate_salmonn
@@ -908,3 +910,73 @@ def test_shipped_configs_use_one_end_symbol() -> None:
     for name in ("train_stage1.yaml", "train_stage2.yaml", "salmonn_eval_config.yaml"):
         config = load_config(ROOT / "configs" / name)
         assert (config.model.end_sym, config.generate.end_sym) == ("", ""), name
+
+
+# --- audio over 30 s ---
+
+
+@pytest.fixture
+def long_clip(tmp_path: Path) -> list[np.ndarray]:
+    """`audio/long.wav`, 64 s at 8 kHz in stereo, and its three equal parts as files."""
+    audio = tmp_path / "audio"
+    shutil.copytree(DEV / "audio", audio)
+    generator = np.random.default_rng(0)
+    samples = (0.1 * generator.standard_normal((63 * 8000, 2))).astype(np.float32)
+    parts = [samples[start : start + 21 * 8000] for start in range(0, len(samples), 21 * 8000)]
+    soundfile.write(audio / "long.wav", samples, 8000, subtype="FLOAT")
+    for number, part in enumerate(parts):
+        soundfile.write(audio / f"part{number}.wav", part, 8000, subtype="FLOAT")
+    return parts
+
+
+def test_long_audio_is_decoded_in_pieces(
+    run: RunCommand, tmp_path: Path, long_clip: list[np.ndarray], capsys: Any
+) -> None:
+    texts = {"long.wav": "long", "a.wav": "short"}
+    entries = [{"path": p, "text": t, "task": "asr"} for p, t in texts.items()]
+    parts = [{"path": f"part{i}.wav", "text": "part", "task": "asr"} for i in range(3)]
+    options = ("datasets.prefix=audio", "run.batch_size_eval=2")
+    answers = {}
+    for name, rows, policy in (
+        ("chunk", entries, "chunk"),
+        ("parts", parts, "error"),
+        ("truncate", entries, "truncate"),
+    ):
+        annotation = write_annotation(tmp_path / f"{name}.json", rows)
+        own = (f"datasets.test_ann_path={annotation}", f"datasets.long_audio={policy}")
+        answers[name] = read_predictions(run("--mode", "valid_asr", options=(*options, *own)))
+        printed = capsys.readouterr().out
+        assert ("1 decoded in pieces of at most 30 s" in printed) == (name == "chunk")
+        assert ("1 cut to 30 s" in printed) == (name == "truncate")
+    chunked, other = answers["chunk"]
+    assert chunked["text"] == " ".join(line["text"] for line in answers["parts"] if line["text"])
+    assert chunked["num_chunks"] == 3
+    assert chunked["num_tokens"] == sum(line["num_tokens"] for line in answers["parts"])
+    assert chunked["audio_seconds"] == pytest.approx(63.0)
+    assert not chunked["was_truncated"]
+    assert other["text"] == answers["truncate"][1]["text"]
+    assert answers["truncate"][0]["was_truncated"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "extra", "message"),
+    [
+        ("error", {}, r"annotation\[0\] \(long\.wav\): .* 63\.0 s long"),
+        ("chunk", {"expand_wav": ["a.wav"]}, r"joined of several files, which .*: chunk cannot"),
+    ],
+)
+def test_long_audio_that_is_refused(
+    policy: str,
+    extra: dict[str, Any],
+    message: str,
+    tmp_path: Path,
+    long_clip: list[np.ndarray],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    entry = {"path": "long.wav", "text": "long", "task": "asr", **extra}
+    annotation = write_annotation(tmp_path / "long.json", [entry])
+    options = [f"datasets.test_ann_path={annotation}", "datasets.prefix=audio"]
+    options += [f"datasets.long_audio={policy}"]
+    arguments = ["--mode", "valid_asr", "--cfg-path", str(CONFIG), "--options", *QUICK, *options]
+    assert re.search(message, expect_refusal(arguments, monkeypatch, capsys))

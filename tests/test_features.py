@@ -56,7 +56,7 @@ def config(dev: Golden, tmp_path: Path) -> Config:
 
 
 def load_clips(config: Config) -> list[Clip]:
-    return load_annotation(config.datasets.train_ann_path)
+    return list(load_annotation(config.datasets.train_ann_path))
 
 
 def ensure(config: Config, clips: list[Clip] | None = None, **arguments: Any) -> FeatureCache:

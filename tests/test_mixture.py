@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from audiolm.data import annotations
+from audiolm.data.clips import collect_tasks, group_by_task, load_seconds
 from audiolm.data.mixture import Mixture, MixturePart, describe_mixture, load_mixture
 from audiolm.data.sampler import StepBatchSampler
 from audiolm.errors import UserError
@@ -163,3 +165,28 @@ def test_mistakes_name_the_annotation(tmp_path: Path) -> None:
         load_mixture([(a, 1.0), (a, 1.0)], seed=0)
     with pytest.raises(UserError, match=r"may hold no clip: .*a\.json \(weight 0\.1\)"):
         load_mixture([(a, 0.1)], seed=0)
+
+
+@pytest.mark.parametrize("weights", [(1.0, 2.5), (1.0,)])
+def test_indexed_annotations_make_the_same_mixture(
+    weights: tuple[float, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpora = [
+        (write_annotation(tmp_path / f"{number}.json", {"asr": 9, "QA": 4 + number}), weight)
+        for number, weight in enumerate(weights)
+    ]
+    plain = load_mixture(corpora, seed=1, task_temperature=2.0)
+    monkeypatch.setattr(annotations, "INDEXED_FROM_BYTES", 0)
+    indexed = load_mixture(corpora, seed=1, task_temperature=2.0)
+    assert list(indexed.clips) == list(plain.clips)
+    assert [indexed.clips[-1], *indexed.clips[3:-1:4]] == [plain.clips[-1], *plain.clips[3:-1:4]]
+    for epoch in range(4):
+        assert indexed.positions(epoch).tolist() == plain.positions(epoch).tolist()
+    assert collect_tasks(indexed.clips) == collect_tasks(plain.clips) == {"asr", "QA"}
+    groups, expected = group_by_task(indexed.clips), group_by_task(list(plain.clips))
+    assert {task: found.tolist() for task, found in groups.items()} == {
+        task: found.tolist() for task, found in expected.items()
+    }
+    np.testing.assert_array_equal(load_seconds(indexed.clips), load_seconds(list(plain.clips)))
+    with pytest.raises(IndexError):
+        indexed.clips[len(indexed.clips)]

@@ -99,8 +99,10 @@ class DatasetsConfig:
     test_ann_path_aac: str = ""
     whisper_path: str = ""  # source of the mel settings; empty: model.whisper_path
     bad_audio: str = "error"  # error | skip: an unreadable clip stops the run, or is left out
-    long_audio: str = "truncate"  # truncate | error | skip: clips over 30 s
+    long_audio: str = "truncate"  # truncate | error | skip | chunk (evaluation): clips over 30 s
     group_by_length: bool = False  # batches of clips of similar length
+    shard_url: str = ""  # to fetch shards: "pipe:ssh HOST cat {shard}", "https://HOST/{shard}"
+    shard_cache: str = ""  # folder for fetched shards, one for all processes of a machine
     feature_cache: str = ""  # folder for the frozen encoders' outputs, computed once; empty: off
     feature_cache_check: bool = True  # compare one stored clip with the encoders at the start
     augment: AugmentConfig = field(default_factory=AugmentConfig)  # of training clips
@@ -190,7 +192,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.whisper_input": ("padded", "trimmed"),
     "model.gradient_checkpointing": ("none", "llm", "encoders", "all"),
     "datasets.bad_audio": ("error", "skip"),
-    "datasets.long_audio": ("truncate", "error", "skip"),
+    "datasets.long_audio": ("truncate", "error", "skip", "chunk"),
     "run.optims.optimiser": ("adamw", "adamw8bit"),
     "datasets.augment.noise_colour": ("pink", "white"),
     "run.precision": ("auto", "fp32", "bf16", "fp16"),

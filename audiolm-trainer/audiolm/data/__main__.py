@@ -1,72 +1,44 @@
 """Data commands: `python -m audiolm.data VERB ...`.
 
-    python -m audiolm.data make-demo -o DIR [--seed N] [--num-speech N] [--num-scenes N] ...
+    python -m audiolm.data import KIND SRC -o OUT.json   a corpus becomes an annotation
+    python -m audiolm.data check ANN --prefix DIR        every clip decoded, problems told
+    python -m audiolm.data stats ANN                     counts, hours, lengths, words
+    python -m audiolm.data split ANN -o DIR              train, valid and test
+    python -m audiolm.data merge ANN ANN -o OUT.json     one annotation, each entry once
+    python -m audiolm.data subset ANN -o OUT.json        some of the entries
+    python -m audiolm.data rewrite-paths ANN -o OUT.json other paths
+    python -m audiolm.data leaks A B --prefix DIR        what train and test have in common
+    python -m audiolm.data shard ANN --prefix DIR -o DIR tar shards with an index
+    python -m audiolm.data make-demo -o DIR              the demo corpus
 
-Each verb is a subcommand. Results go to stdout, progress to stderr.
+Each verb is a subcommand with its own `--help`. Results go to stdout, progress to stderr.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 
+from audiolm.data.commands import checking, describing, importing, making_demo, reshaping, sharding
 from audiolm.errors import run_command
 
-_COUNTS = {
-    "num-speech": (9000, "training utterances"),
-    "num-scenes": (2500, "training sound scenes"),
-    "num-valid-speech": (100, "validation utterances"),
-    "num-valid-scenes": (60, "validation scenes"),
-    "num-test-speech": (200, "test utterances, in voices never trained on"),
-    "num-test-scenes": (150, "test scenes"),
-}
+COMMANDS = (importing, checking, describing, reshaping, sharding, making_demo)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run one data command; returns the exit status."""
     options = _build_parser().parse_args(arguments)
-    return options.run(options)
+    result = options.run(options)
+    for line in result.lines:
+        print(line)
+    return result.status
 
 
 def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m audiolm.data", description="Data commands.")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    demo = verbs.add_parser(
-        "make-demo",
-        help="make the demo corpus of synthetic speech and sounds",
-        description="Make the demo corpus. A finished corpus with the same options is reused.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    demo.add_argument("-o", "--output", required=True, metavar="DIR", help="folder to make it in")
-    demo.add_argument("--seed", type=int, default=0, metavar="N", help="seed of everything random")
-    for name, (default, text) in _COUNTS.items():
-        demo.add_argument(f"--{name}", type=int, default=default, metavar="N", help=text)
-    demo.add_argument("--num-processes", type=int, default=2, metavar="N", help="processes at work")
-    demo.add_argument("--debug", action="store_true", help="show tracebacks")
-    demo.set_defaults(run=_make_demo)
+    for command in COMMANDS:
+        command.add_parser(verbs)
     return parser
-
-
-def _make_demo(arguments: argparse.Namespace) -> int:
-    from audiolm.data.demo.corpus import build_corpus
-    from audiolm.data.demo.plan import CorpusOptions
-
-    counts = {
-        name.replace("-", "_"): getattr(arguments, name.replace("-", "_")) for name in _COUNTS
-    }
-    summary = build_corpus(
-        arguments.output,
-        CorpusOptions(seed=arguments.seed, **counts),
-        num_processes=arguments.num_processes,
-        report=lambda line: print(line, file=sys.stderr),
-    )
-    verb = "found" if summary.was_reused else "made"
-    print(
-        f"{verb} the demo corpus in {summary.folder}: {summary.audio_seconds / 60:.0f} min of audio"
-    )
-    for name, count in summary.num_clips.items():
-        print(f"  {name:<20}{count:>6} clips")
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,74 +1,99 @@
 """Annotation files: which clips there are, and what is known about each.
 
-In: a SALMONN annotation, `{"annotation": [{"path", "text", "task", "Q", "testset_id", ...}]}`.
-Out: one `Clip` per entry, in the file's order. A mistake is told with the entry it is in.
+In: a SALMONN annotation, `{"annotation": [{"path", "text", "task", "Q", "testset_id", ...}]}`, or
+the same entries one a line (`.jsonl`, `.jsonl.gz`). Out: one `Clip` per entry, in the file's order.
+A mistake is told with the entry it is in.
 """
 
-import difflib
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from audiolm.data.clips import Clip, IndexedClips, find_problem, read_clip
+from audiolm.data.entries import iterate_entries
 from audiolm.errors import UserError
-from audiolm.json_file import load_json
 
-DEFAULT_TASK = "asr"
 MAX_SHOWN_PROBLEMS = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Clip:
-    """One annotation entry.
-
-    Attributes:
-        index: position in the file, from 0.
-        path: audio file as written in the annotation; see `resolve_audio_path`.
-        texts: reference texts; empty when the entry has none.
-        task: task name, a key of the prompt files.
-        question: what a prompt's `{}` is filled with.
-        testset_id: submission id, such as `test0000`.
-        expand_wav: audio files to append, written like `path`.
-        seconds: length of the clip as annotated (`duration` or `seconds`), if it is.
-        source: name of the annotation file, where clips of several come together.
-    """
-
-    index: int
-    path: str
-    texts: tuple[str, ...] = ()
-    task: str = DEFAULT_TASK
-    question: str = ""
-    testset_id: str | None = None
-    expand_wav: tuple[str, ...] = ()
-    seconds: float | None = None
-    source: str = ""
-
-    @property
-    def place(self) -> str:
-        """Where its entry is, for messages."""
-        entry = f"annotation[{self.index}] ({self.path})"
-        return f"{self.source}: {entry}" if self.source else entry
+INDEXED_FROM_BYTES = 1 << 22
+GZIP_RATIO = 8  # of annotations, roughly
 
 
 def load_annotation(
     path: str | Path, *, require_text: bool = False, require_testset_id: bool = False
-) -> list[Clip]:
+) -> Sequence[Clip]:
     """Read an annotation file.
 
+    A small one becomes a list; of a large one (4 MB) an index is made on disk once, and no clip
+    is held in memory: see `clip_index`.
+
     Args:
-        path: the JSON file. Keys it has beyond the known ones are ignored.
+        path: the file. Keys it has beyond the known ones are ignored.
         require_text: every entry must have a reference text (training, scoring).
         require_testset_id: every entry must have a `testset_id`, each its own (submissions).
 
     Raises:
         UserError: unreadable or malformed file; the message names the first wrong entries.
     """
-    rows = _find_rows(path, load_json(path, "annotation"))
-    clips = [Clip(index, *_read_row(row)) for index, row in _check_rows(path, rows)]
-    problems = _find_missing(clips, require_text, require_testset_id)
-    _raise_problems(path, problems)
+    clips: Sequence[Clip]
+    if _is_large(path):
+        from audiolm.data.clip_index import open_index  # pyarrow is for large annotations only
+
+        clips = open_index(path)
+    else:
+        clips = list(iterate_clips(path))
+    check_clips(path, clips, require_text=require_text, require_testset_id=require_testset_id)
     return clips
+
+
+def iterate_clips(path: str | Path) -> Iterator[Clip]:
+    """The clips of an annotation, one in memory at a time.
+
+    Raises:
+        UserError: as `load_annotation`; wrong entries when the last clip has been given.
+    """
+    problems = _Problems(path)
+    for index, row in enumerate(iterate_entries(path)):
+        problem = find_problem(row)
+        if problem is None:
+            yield read_clip(index, row)
+        else:
+            problems.add(f"annotation[{index}]: {problem}")
+    problems.raise_any()
+
+
+def check_clips(
+    path: str | Path,
+    clips: Iterable[Clip],
+    *,
+    require_text: bool = False,
+    require_testset_id: bool = False,
+) -> None:
+    """See that each clip has what is needed; `path` is named in the message.
+
+    Raises:
+        UserError: naming the first entries that have not.
+    """
+    if isinstance(clips, IndexedClips):
+        require_text = require_text and not clips.has_all_texts
+    if not (require_text or require_testset_id):
+        return
+    problems = _Problems(path)
+    first_use: dict[str, int] = {}
+    for clip in clips:
+        place = f"annotation[{clip.index}]"
+        if require_text and not clip.texts:
+            problems.add(f'{place}: "text" is missing; it is needed to train and to score')
+        if not require_testset_id:
+            continue
+        if not clip.testset_id:
+            problems.add(f'{place}: "testset_id" is missing; a submission needs one per entry')
+        elif (first := first_use.setdefault(clip.testset_id, clip.index)) != clip.index:
+            problems.add(
+                f'{place}: "testset_id" {clip.testset_id!r} is used before, in annotation[{first}];'
+                " each entry needs its own"
+            )
+    problems.raise_any()
 
 
 def resolve_audio_path(prefix: str | Path, path: str) -> Path:
@@ -87,97 +112,30 @@ def resolve_audio_path(prefix: str | Path, path: str) -> Path:
     return Path(prefix) / inside
 
 
-def _find_rows(path: str | Path, content: Any) -> list[Any]:
-    if isinstance(content, list):
-        raise UserError(
-            f'annotation {path} is a bare list; wrap it: {{"annotation": [ ...its entries... ]}}'
-        )
-    if not isinstance(content, dict) or "annotation" not in content:
-        keys = list(content) if isinstance(content, dict) else []
-        near = difflib.get_close_matches("annotation", keys, n=1)
-        hint = f'; is "{near[0]}" meant?' if near else ""
-        raise UserError(f'annotation {path} has no "annotation" list{hint}')
-    rows = content["annotation"]
-    if not isinstance(rows, list):
-        raise UserError(f'annotation {path}: "annotation" must be a list of entries')
-    if not rows:
-        raise UserError(f'annotation {path}: "annotation" is an empty list, there is no clip in it')
-    return rows
+def _is_large(path: str | Path) -> bool:
+    try:
+        num_bytes = Path(path).stat().st_size
+    except OSError:
+        return False  # reading it tells what is wrong
+    return num_bytes * (GZIP_RATIO if str(path).endswith(".gz") else 1) >= INDEXED_FROM_BYTES
 
 
-def _check_rows(path: str | Path, rows: list[Any]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows, once all of them are known to be well-formed."""
-    problems = [
-        f"annotation[{index}]: {problem}"
-        for index, row in enumerate(rows)
-        if (problem := _find_problem(row)) is not None
-    ]
-    _raise_problems(path, problems)
-    return enumerate(rows)
+@dataclass
+class _Problems:
+    """The first few mistakes of a file, and how many there are."""
 
+    path: str | Path
+    first: list[str] = field(default_factory=list)
+    num_all: int = 0
 
-def _find_problem(row: Any) -> str | None:
-    """The first mistake in an entry, with its fix, or None."""
-    if not isinstance(row, dict):
-        return f'must be an object like {{"path": "a.wav", "text": "..."}}, not {row!r}'
-    if not isinstance(row.get("path"), str) or not row["path"].strip("/"):
-        found = f"is {row['path']!r}" if "path" in row else "is missing"
-        return f'"path" {found}; give the audio file\'s path as a string'
-    text = row.get("text")
-    if not (text is None or isinstance(text, str) or _is_texts(text)):
-        return f'"text" is {text!r}; give a string or a non-empty list of strings'
-    for key in ("task", "Q", "testset_id"):
-        if not isinstance(row.get(key), str | None):
-            return f'"{key}" is {row[key]!r}; give a string'
-    expand_wav = row.get("expand_wav")
-    if expand_wav and not _is_texts(expand_wav):
-        return f'"expand_wav" is {expand_wav!r}; give a list of audio paths'
-    return None
+    def add(self, problem: str) -> None:
+        self.num_all += 1
+        if len(self.first) < MAX_SHOWN_PROBLEMS:
+            self.first.append(problem)
 
-
-def _is_texts(value: Any) -> bool:
-    return isinstance(value, list) and value != [] and all(isinstance(item, str) for item in value)
-
-
-def _read_row(row: dict[str, Any]) -> tuple[Any, ...]:
-    """Fields of `Clip` after `index`, from a well-formed entry."""
-    text = row.get("text")
-    seconds: Any = row.get("duration", row.get("seconds"))
-    is_length = isinstance(seconds, int | float) and seconds > 0
-    return (
-        row["path"],
-        () if text is None else (text,) if isinstance(text, str) else tuple(text),
-        row.get("task") or DEFAULT_TASK,
-        row.get("Q") or "",
-        row.get("testset_id"),
-        tuple(row.get("expand_wav") or ()),
-        float(seconds) if is_length else None,
-    )
-
-
-def _find_missing(clips: list[Clip], require_text: bool, require_testset_id: bool) -> list[str]:
-    problems = []
-    first_use: dict[str, int] = {}
-    for clip in clips:
-        place = f"annotation[{clip.index}]"
-        if require_text and not clip.texts:
-            problems.append(f'{place}: "text" is missing; it is needed to train and to score')
-        if not require_testset_id:
-            continue
-        if not clip.testset_id:
-            problems.append(f'{place}: "testset_id" is missing; a submission needs one per entry')
-        elif (first := first_use.setdefault(clip.testset_id, clip.index)) != clip.index:
-            problems.append(
-                f'{place}: "testset_id" {clip.testset_id!r} is used before, in annotation[{first}];'
-                " each entry needs its own"
-            )
-    return problems
-
-
-def _raise_problems(path: str | Path, problems: list[str]) -> None:
-    if not problems:
-        return
-    shown = "; ".join(problems[:MAX_SHOWN_PROBLEMS])
-    num_hidden = len(problems) - MAX_SHOWN_PROBLEMS
-    more = f" (and {num_hidden} more wrong entries)" if num_hidden > 0 else ""
-    raise UserError(f"{path}: {shown}{more}")
+    def raise_any(self) -> None:
+        if not self.first:
+            return
+        num_hidden = self.num_all - len(self.first)
+        more = f" (and {num_hidden} more wrong entries)" if num_hidden else ""
+        raise UserError(f"{self.path}: {'; '.join(self.first)}{more}")

@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
 from audiolm.audio.loading import JOIN_SILENCE_SECONDS, MAX_SECONDS, AudioError, audio_seconds
-from audiolm.data.annotations import Clip, resolve_audio_path
+from audiolm.data.annotations import resolve_audio_path
+from audiolm.data.clips import Clip, load_seconds
 from audiolm.data.dataset import AudioDataset, SkippedClip
 from audiolm.data.feature_cache import collate_features
 
@@ -27,23 +29,29 @@ LIST_KEYS = (
 )  # fmt: skip
 
 
-def clip_seconds(clips: Sequence[Clip], prefix: str | Path) -> list[float]:
-    """Length of each clip: as annotated, else by its audio files' headers.
+def clip_seconds(clips: Sequence[Clip], prefix: str | Path) -> np.ndarray:
+    """Length (N,) of each clip in seconds: as annotated, else by its audio files' headers.
 
     A clip whose header cannot be read counts as 0 s: it is the data set's policy that decides
     about it, when it is loaded.
     """
-    unknown = list(dict.fromkeys(clip for clip in clips if clip.seconds is None))
+    seconds = load_seconds(clips)
+    unknown = np.flatnonzero(np.isnan(seconds))
+    chosen = [clips[position] for position in unknown.tolist()]
     with ThreadPoolExecutor(NUM_HEADER_THREADS) as pool:
-        measured = pool.map(lambda clip: _measure_seconds(clip, prefix), unknown)
-        by_clip = dict(zip(unknown, measured, strict=True))
-    return [by_clip[clip] if clip.seconds is None else clip.seconds for clip in clips]
+        unique = list(dict.fromkeys(chosen))
+        measured = pool.map(lambda clip: _measure_seconds(clip, prefix), unique)
+        by_clip = dict(zip(unique, measured, strict=True))
+    seconds[unknown] = [by_clip[clip] for clip in chosen]
+    return seconds
 
 
 def _measure_seconds(clip: Clip, prefix: str | Path) -> float:
-    paths = (clip.path, *clip.expand_wav)
+    if clip.stored is not None:
+        return 0.0  # `shard` writes every length; fetching a shard to measure one is not worth it
     try:
-        total = sum(audio_seconds(resolve_audio_path(prefix, path)) for path in paths)
+        total = audio_seconds(resolve_audio_path(prefix, clip.path), clip.span)
+        total += sum(audio_seconds(resolve_audio_path(prefix, path)) for path in clip.expand_wav)
     except AudioError:
         return 0.0
     return total + JOIN_SILENCE_SECONDS * len(clip.expand_wav)

@@ -18,7 +18,8 @@ from torch.utils.data import Dataset
 
 from audiolm.audio.augment import Augmenter, build_generator
 from audiolm.audio.loading import AudioError, LongAudioPolicy, Waveform, load_waveform
-from audiolm.data.annotations import Clip, resolve_audio_path
+from audiolm.data.annotations import Clip
+from audiolm.data.shard_reading import ShardStore
 from audiolm.errors import UserError
 
 BadAudioPolicy = Literal["error", "skip"]
@@ -65,6 +66,7 @@ class AudioDataset(Dataset[dict[str, Any] | SkippedClip]):
         seed: of what is drawn for a clip in an epoch: one of several reference texts, its
             augmentation, and (by the item's `draw_seed`) its prompt.
         augmenter: changes the audio of training clips.
+        shards: reads clips that are in shards; None: from below the prefix.
 
     Attributes:
         features: when set, items hold the clips' stored encoder outputs instead of audio.
@@ -80,6 +82,7 @@ class AudioDataset(Dataset[dict[str, Any] | SkippedClip]):
         long_audio: LongAudioPolicy = "truncate",
         seed: int = 0,
         augmenter: Augmenter | None = None,
+        shards: ShardStore | None = None,
     ) -> None:
         self.clips = clips
         self._prefix = prefix
@@ -89,6 +92,7 @@ class AudioDataset(Dataset[dict[str, Any] | SkippedClip]):
         self._seed = seed
         self._augmenter = augmenter
         self.features: StoredFeatures | None = None
+        self._shards = shards or ShardStore(prefix)
         # In shared memory, so that loading processes that outlive an epoch see the next one.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -115,7 +119,7 @@ class AudioDataset(Dataset[dict[str, Any] | SkippedClip]):
         except AudioError as error:
             is_too_long = error.problem == "too_long"
             if self._long_audio == "skip" if is_too_long else self._skips_bad:
-                return SkippedClip(clip.index, clip.path, str(error))
+                return SkippedClip(clip.index, clip.name, str(error))
             option = "long_audio" if is_too_long else "bad_audio"
             fix = f"; datasets.{option}: skip leaves such clips out"
             raise ClipError(f"{clip.place}: {error}{fix}") from error
@@ -127,7 +131,7 @@ class AudioDataset(Dataset[dict[str, Any] | SkippedClip]):
             "references": list(clip.texts),
             "task": clip.task,
             "Q": clip.question,
-            "id": clip.path,
+            "id": clip.name,
             "testset_id": clip.testset_id,
             "index": clip.index,
             "draw_seed": draw_seed,
@@ -158,10 +162,8 @@ class AudioDataset(Dataset[dict[str, Any] | SkippedClip]):
         }
 
     def _load(self, clip: Clip) -> Waveform:
-        path, *extra_paths = (
-            resolve_audio_path(self._prefix, name) for name in (clip.path, *clip.expand_wav)
-        )
-        return load_waveform(path, long_audio=self._long_audio, extra_paths=extra_paths)
+        source, *extra = self._shards.list_sources(clip, self._prefix)
+        return load_waveform(source, long_audio=self._long_audio, extra_paths=extra, span=clip.span)
 
     def _make_features(
         self, samples: np.ndarray, draw_seed: str

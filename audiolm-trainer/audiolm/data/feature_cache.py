@@ -36,8 +36,12 @@ def identify_clips(clips: Sequence[Clip], prefix: str | Path) -> list[str]:
 
 
 def _identify(clip: Clip, prefix: str | Path) -> str:
-    files = []
-    for name in (clip.path, *clip.expand_wav):
+    files: list[list[Any]] = []
+    if clip.offset is not None:
+        files.append([clip.offset, clip.seconds])
+    if clip.stored is not None:
+        files.append([*clip.stored])
+    for name in (clip.stored.shard if clip.stored else clip.path, *clip.expand_wav):
         try:
             path = os.path.abspath(resolve_audio_path(prefix, name))
         except UserError as error:
@@ -52,7 +56,7 @@ def _identify(clip: Clip, prefix: str | Path) -> str:
 
 def name_audio(clip: Clip) -> tuple[str, ...]:
     """The clip's audio as its annotation writes it; entries that share it are stored once."""
-    return (clip.path, *clip.expand_wav)
+    return (clip.name, *clip.expand_wav)
 
 
 class FeatureCache:

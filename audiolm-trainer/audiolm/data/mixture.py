@@ -11,10 +11,19 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 
-from audiolm.data.annotations import Clip, load_annotation
+from audiolm.data.annotations import load_annotation
+from audiolm.data.clips import (
+    Clip,
+    IndexedClips,
+    collect_shard_ends,
+    collect_tasks,
+    group_by_task,
+    load_seconds,
+)
 from audiolm.errors import UserError
 
 
@@ -56,6 +65,60 @@ class MixturePart:
         return np.where(copies == 0, self.order[places], further)
 
 
+class JoinedClips(IndexedClips):
+    """The clips of several annotations one after the other, and then further copies of some.
+
+    Args:
+        pieces: annotation file and its clips.
+        copies: (K,) positions of the clips that come again after all the others.
+    """
+
+    def __init__(self, pieces: Sequence[tuple[str, Sequence[Clip]]], copies: np.ndarray) -> None:
+        self._pieces = pieces
+        self._starts = np.cumsum([0, *(len(clips) for _, clips in pieces)])
+        self._copies = copies
+        tasks = [collect_tasks(clips) for _, clips in pieces]
+        self.tasks = tuple(sorted(set().union(*tasks)))
+        self.has_all_texts = True  # as training requires
+        self.shard_ends = {}
+        for _, clips in pieces:
+            for shard, end in collect_shard_ends(clips).items():
+                self.shard_ends[shard] = max(end, self.shard_ends.get(shard, 0))
+
+    def __len__(self) -> int:
+        return int(self._starts[-1]) + len(self._copies)
+
+    @overload
+    def __getitem__(self, index: int) -> Clip: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Clip]: ...
+
+    def __getitem__(self, index: int | slice) -> Clip | list[Clip]:
+        if isinstance(index, slice):
+            return [self[position] for position in range(*index.indices(len(self)))]
+        position = range(len(self))[index]
+        if position >= self._starts[-1]:
+            position = int(self._copies[position - self._starts[-1]])
+        number = int(np.searchsorted(self._starts, position, side="right")) - 1
+        source, clips = self._pieces[number]
+        clip = clips[position - int(self._starts[number])]
+        return dataclasses.replace(clip, source=source) if len(self._pieces) > 1 else clip
+
+    def load_seconds(self) -> np.ndarray:
+        """(N,) floats: annotated length of each clip, NaN where there is none."""
+        seconds = np.concatenate([load_seconds(clips) for _, clips in self._pieces])
+        return np.concatenate([seconds, seconds[self._copies]])
+
+    def load_task_numbers(self) -> np.ndarray:
+        """(N,) integers: position in `tasks` of each clip's task."""
+        numbers = np.zeros(int(self._starts[-1]), dtype=np.int64)
+        for start, (_, clips) in zip(self._starts, self._pieces, strict=False):
+            for task, positions in group_by_task(clips).items():
+                numbers[start + positions] = self.tasks.index(task)
+        return np.concatenate([numbers, numbers[self._copies]])
+
+
 class Mixture:
     """Clips of all parts, and which of them come when. Build it with `load_mixture`.
 
@@ -92,20 +155,24 @@ def load_mixture(
         UserError: an annotation is wrong or listed twice; or an epoch would be empty.
     """
     _check_listed_once([path for path, _ in corpora])
-    clips: list[Clip] = []
-    members: dict[tuple[str, float, str], list[int]] = {}  # (file, weight, task) -> positions
+    pieces: list[tuple[str, Sequence[Clip]]] = []
+    members: dict[tuple[str, float, str], np.ndarray] = {}  # (file, weight, task) -> positions
+    num_clips = 0
     for path, weight in corpora:
-        for clip in load_annotation(path, require_text=True):
-            members.setdefault((str(path), weight, clip.task), []).append(len(clips))
-            several = len(corpora) > 1
-            clips.append(dataclasses.replace(clip, source=str(path)) if several else clip)
+        clips = load_annotation(path, require_text=True)
+        pieces.append((str(path), clips))
+        for task, positions in group_by_task(clips).items():
+            members[str(path), weight, task] = num_clips + positions
+        num_clips += len(clips)
     factors = _compute_task_factors(members, task_temperature)
 
     parts: list[MixturePart] = []
+    copies = [np.zeros(0, dtype=np.int64)]
     for number, ((path, weight, task), positions) in enumerate(members.items()):
         order = np.random.default_rng((seed, number, 1)).permutation(positions)
-        part = MixturePart(path, task, order, len(clips), weight * factors[task])
-        clips += [clips[position] for position in order] * part.num_copies
+        part = MixturePart(path, task, order, num_clips, weight * factors[task])
+        copies.append(np.tile(order, part.num_copies))
+        num_clips += len(copies[-1])
         parts.append(part)
     if sum(math.floor(part.clips_per_epoch) for part in parts) < 1:
         listed = ", ".join(f"{path} (weight {weight:g})" for path, weight in corpora)
@@ -113,7 +180,7 @@ def load_mixture(
             f"datasets.train_ann_path: with these weights an epoch may hold no clip: {listed}; "
             "raise a weight"
         )
-    return Mixture(clips, parts)
+    return Mixture(JoinedClips(pieces, np.concatenate(copies)), parts)
 
 
 def describe_mixture(mixture: Mixture) -> list[str]:
@@ -143,7 +210,7 @@ def _check_listed_once(paths: Sequence[str]) -> None:
 
 
 def _compute_task_factors(
-    members: Mapping[tuple[str, float, str], Sequence[int]], temperature: float
+    members: Mapping[tuple[str, float, str], np.ndarray], temperature: float
 ) -> dict[str, float]:
     """By how much each task's clips come more often than by their weights alone."""
     counts: dict[str, float] = {}

@@ -101,7 +101,7 @@ class StepBatchSampler(Sampler[list[int]]):
 
     def __init__(
         self,
-        seconds: Sequence[float],
+        seconds: Sequence[float] | np.ndarray,
         *,
         step_size: int,
         num_micro_batches: int = 1,
@@ -142,7 +142,7 @@ class StepBatchSampler(Sampler[list[int]]):
         self._start = step
 
     def __iter__(self) -> Iterator[list[int]]:
-        for clips in self._step_batches(self._epoch)[self._start :]:
+        for clips in self._plan_epoch(self._epoch).iterate_from(self._start):
             for piece in self._split(clips):
                 yield piece[self._rank :: self._world_size].tolist()
 
@@ -154,7 +154,7 @@ class StepBatchSampler(Sampler[list[int]]):
         """Step batches in an epoch: the same on every process."""
         if epoch not in self._num_steps:
             if self._share_seconds:
-                self._num_steps[epoch] = len(self._step_batches(epoch))
+                self._num_steps[epoch] = len(self._plan_epoch(epoch).order)
             else:
                 self._num_steps[epoch] = -(-len(self._choose_clips(epoch)) // self._step_size)
         return self._num_steps[epoch]
@@ -167,22 +167,22 @@ class StepBatchSampler(Sampler[list[int]]):
             epoch += 1
         return epoch, step
 
-    def _step_batches(self, epoch: int) -> list[np.ndarray]:
+    def _plan_epoch(self, epoch: int) -> "_EpochPlan":
         """All step batches of an epoch, in order."""
         generator = np.random.default_rng((self._seed, epoch))
         clips = self._choose_clips(epoch)
         pool_size = POOL_STEPS * self._step_size
-        order = clips[generator.permutation(len(clips))]
-        steps = []
-        for pool in np.split(order, range(pool_size, len(order), pool_size)):
+        clips = clips[generator.permutation(len(clips))]
+        edges = [0]
+        for first in range(0, len(clips), pool_size):
+            pool = clips[first : first + pool_size]
             if self._group_by_length:
-                pool = sort_longest_first(pool, self._seconds)
-            steps += self._cut(pool)
-        return [steps[position] for position in generator.permutation(len(steps))]
+                pool[:] = sort_longest_first(pool, self._seconds)
+            edges += [first + end for end in self._cut(pool)]
+        return _EpochPlan(clips, np.array(edges), generator.permutation(len(edges) - 1))
 
-    def _cut(self, pool: np.ndarray) -> list[np.ndarray]:
-        """Cut a pool into step batches; the last may be smaller."""
-        steps = []
+    def _cut(self, pool: np.ndarray) -> Iterator[int]:
+        """Where each step batch of a pool ends; the last may be smaller."""
         start = 0
         while start < len(pool):
             size = self._step_size
@@ -190,9 +190,8 @@ class StepBatchSampler(Sampler[list[int]]):
                 longest = float(self._seconds[pool[start]])
                 per_share = max(int(self._share_seconds // max(longest, 1e-3)), 1)
                 size = min(size, per_share * self._num_shares)
-            steps.append(pool[start : start + size])
-            start += size
-        return steps
+            start = min(start + size, len(pool))
+            yield start
 
     def _split(self, clips: np.ndarray) -> Iterator[np.ndarray]:
         """The micro-batches of a step, all processes together, as even as can be."""
@@ -201,6 +200,26 @@ class StepBatchSampler(Sampler[list[int]]):
         numbers = np.arange(self._num_micro_batches + 1)
         edges = numbers * num_rounds // self._num_micro_batches * self._world_size
         return (clips[start:end] for start, end in itertools.pairwise(edges))
+
+
+@dataclass(frozen=True)
+class _EpochPlan:
+    """The step batches of an epoch: three arrays, however many there are.
+
+    Attributes:
+        clips: (N,) positions of the epoch's clips, step batch after step batch.
+        edges: (S + 1,) where each step batch starts in them, and where the last ends.
+        order: (S,) the order in which the step batches come.
+    """
+
+    clips: np.ndarray
+    edges: np.ndarray
+    order: np.ndarray
+
+    def iterate_from(self, start: int) -> Iterator[np.ndarray]:
+        """Step batches from the `start`-th on."""
+        for number in self.order[start:]:
+            yield self.clips[self.edges[number] : self.edges[number + 1]]
 
 
 class EvaluationBatchSampler(Sampler[list[int]]):
@@ -221,7 +240,7 @@ class EvaluationBatchSampler(Sampler[list[int]]):
 
     def __init__(
         self,
-        seconds: Sequence[float],
+        seconds: Sequence[float] | np.ndarray,
         batch_size: int,
         *,
         rank: int = 0,

@@ -21,6 +21,7 @@ from audiolm.data.annotations import Clip
 from audiolm.data.batches import build_loader
 from audiolm.data.dataset import AudioDataset, SkippedClip
 from audiolm.data.sampler import EvaluationBatchSampler
+from audiolm.data.shard_reading import ShardStore, check_shards
 from audiolm.evaluation.long_audio import Piece, cut_clips
 from audiolm.evaluation.predictions import Prediction
 from audiolm.models.decode import Answer, generate_answers
@@ -66,13 +67,18 @@ class Decoder:
             seconds: length of each.
             prompts: templated prompt by a clip's index.
         """
-        pieces = cut_clips(clips, seconds)
+        datasets = self.datasets
+        pieces = cut_clips(clips, seconds, datasets.long_audio)
+        shards = ShardStore(datasets.prefix, datasets.shard_url, datasets.shard_cache)
+        check_shards(shards, clips, skips_bad=datasets.bad_audio == "skip")
         dataset = AudioDataset(
             [piece.clip for piece in pieces],
-            self.datasets.prefix,
+            datasets.prefix,
             self.log_mel,
-            bad_audio=self.datasets.bad_audio,  # type: ignore[arg-type]
-            long_audio=self.datasets.long_audio,  # type: ignore[arg-type]
+            bad_audio=datasets.bad_audio,  # type: ignore[arg-type]
+            # What was cut is short enough; what could not be measured is told when it is read.
+            long_audio="truncate" if datasets.long_audio == "chunk" else datasets.long_audio,  # type: ignore[arg-type]
+            shards=shards,
         )
         # what cannot be read comes first: a run that it stops, it stops at once
         lengths = [piece.seconds or math.inf for piece in pieces]

@@ -93,6 +93,8 @@ def check_audio_files(clips: Sequence[Clip], prefix: str, *, skips_missing: bool
     """
     missing = []
     for clip in clips:
+        if clip.stored is not None:
+            continue  # `ShardStore.check` looks at the shards
         paths = (resolve_audio_path(prefix, path) for path in (clip.path, *clip.expand_wav))
         missing += [(clip, path) for path in paths if not path.is_file()][:1]
     if not missing or (skips_missing and len(missing) < len(clips)):

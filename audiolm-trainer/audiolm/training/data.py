@@ -14,8 +14,9 @@ from audiolm.audio.features import LogMel
 from audiolm.audio.loading import MAX_SECONDS, MIN_SECONDS, SAMPLE_RATE_HZ
 from audiolm.config import AugmentConfig, Config, DatasetsConfig
 from audiolm.config_file import list_corpora
-from audiolm.data.annotations import Clip, load_annotation
+from audiolm.data.annotations import load_annotation
 from audiolm.data.batches import AudioTally, build_loader, clip_seconds
+from audiolm.data.clips import Clip, collect_tasks
 from audiolm.data.dataset import AudioDataset, SkippedClip
 from audiolm.data.feature_cache import FeatureCache
 from audiolm.data.mixture import Mixture, load_mixture
@@ -25,6 +26,7 @@ from audiolm.data.sampler import (
     StepBatchSampler,
     sort_longest_first,
 )
+from audiolm.data.shard_reading import ShardStore, check_shards
 from audiolm.errors import UserError
 from audiolm.models.audio_tokens import check_mel_bins
 from audiolm.models.salmonn import SALMONN
@@ -41,6 +43,12 @@ def build_dataset(
 ) -> AudioDataset:
     """The clips, read as `datasets` says; augmented in training."""
     datasets = config.datasets
+    if datasets.long_audio == "chunk":
+        raise UserError(
+            "datasets.long_audio: chunk is for evaluation; train with truncate, error or skip"
+        )
+    shards = ShardStore(datasets.prefix, datasets.shard_url, datasets.shard_cache)
+    check_shards(shards, clips, skips_bad=datasets.bad_audio == "skip")
     return AudioDataset(
         clips,
         datasets.prefix,
@@ -49,6 +57,7 @@ def build_dataset(
         long_audio=datasets.long_audio,  # type: ignore[arg-type]
         seed=config.run.seed,
         augmenter=build_augmenter(datasets.augment) if is_train else None,
+        shards=shards,
     )
 
 
@@ -127,7 +136,7 @@ class ClipBatches:
             self._dataset, self._sampler, config.run.num_workers
         )
         self.tally = AudioTally()
-        self.tasks = {clip.task for clip in clips}
+        self.tasks = collect_tasks(clips)
 
     def one_pass(self, number: int, start_step: int = 0) -> Iterator[dict[str, Any]]:
         """This process's micro-batches of pass `number`; in training from a step of it on.
@@ -186,15 +195,16 @@ class ClipBatches:
             UserError: no clip can be used.
         """
         seconds = measure_model_seconds(self._datasets, self.clips)
-        for position in sort_longest_first(np.arange(len(seconds)), np.array(seconds)):
+        for position in sort_longest_first(np.arange(len(seconds)), seconds):
             item = self._dataset[int(position)]
             if isinstance(item, SkippedClip):
                 continue
+            length = float(seconds[position])
             if "raw_wav" in item:
-                num_samples = round(seconds[position] * SAMPLE_RATE_HZ)
+                num_samples = round(length * SAMPLE_RATE_HZ)
                 num_rounds = -(-num_samples // len(item["raw_wav"]))
                 item["raw_wav"] = item["raw_wav"].repeat(num_rounds)[:num_samples]
-            return item, seconds[position]
+            return item, length
         raise UserError(
             "datasets.train_ann_path: none of its clips can be used; see datasets.prefix"
         )
@@ -207,6 +217,8 @@ class ClipBatches:
 
 def pick_evenly(clips: Sequence[Clip], num_clips: int) -> Sequence[Clip]:
     """At most `num_clips`, the same ones each time: equal shares of each task, evenly spread."""
+    if num_clips >= len(clips):
+        return clips
     by_task: dict[str, list[Clip]] = {}
     for clip in clips:
         by_task.setdefault(clip.task, []).append(clip)
@@ -222,11 +234,11 @@ def _spread(clips: Sequence[Clip]) -> list[Clip]:
     return [clips[position] for position in order if position < len(clips)]
 
 
-def measure_model_seconds(datasets: DatasetsConfig, clips: Sequence[Clip]) -> list[float]:
+def measure_model_seconds(datasets: DatasetsConfig, clips: Sequence[Clip]) -> np.ndarray:
     """Length of each training clip as the model gets it: slowed down at most, padded or cut."""
     slowest = min([1.0, *datasets.augment.speed])
     lengths = clip_seconds(clips, datasets.prefix)
-    return [min(max(length / slowest, MIN_SECONDS), MAX_SECONDS) for length in lengths]
+    return np.clip(lengths / slowest, MIN_SECONDS, MAX_SECONDS)
 
 
 def _build_training_sampler(
@@ -234,7 +246,7 @@ def _build_training_sampler(
 ) -> StepBatchSampler:
     datasets, run = config.datasets, config.run
     groups = datasets.group_by_length or run.batch_seconds > 0
-    seconds = [0.0] * len(mixture.clips)
+    seconds = np.zeros(len(mixture.clips), dtype=np.float32)
     if groups:
         seconds = measure_model_seconds(datasets, mixture.clips)
     return StepBatchSampler(
@@ -256,7 +268,7 @@ def _build_validation_sampler(
 ) -> EvaluationBatchSampler:
     groups = config.datasets.group_by_length
     return EvaluationBatchSampler(
-        clip_seconds(clips, config.datasets.prefix) if groups else [0.0] * len(clips),
+        clip_seconds(clips, config.datasets.prefix) if groups else np.zeros(len(clips)),
         config.run.batch_size_eval,
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,

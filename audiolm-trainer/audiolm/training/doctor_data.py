@@ -1,7 +1,8 @@
 """Checks of the data: annotations parse, their audio is there, and each task has a prompt."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 from audiolm.config import Config
@@ -63,7 +64,7 @@ def check_prompts(config: Config) -> list[Finding]:
     return findings
 
 
-def _iterate_annotations(config: Config) -> Iterator[tuple[str, str, list[Clip] | str]]:
+def _iterate_annotations(config: Config) -> Iterator[tuple[str, str, Sequence[Clip] | str]]:
     """(option, path, clips), or a message in place of the clips of a file that does not parse."""
     for option in (*TRAIN_OPTIONS, *TEST_OPTIONS):
         is_training = option in TRAIN_OPTIONS
@@ -79,9 +80,9 @@ def _iterate_annotations(config: Config) -> Iterator[tuple[str, str, list[Clip] 
                 yield option, path, str(error)
 
 
-def _check_audio(option: str, prefix: str, clips: list[Clip]) -> list[Finding]:
+def _check_audio(option: str, prefix: str, clips: Sequence[Clip]) -> list[Finding]:
     step = -(-len(clips) // MAX_LOOKED_UP)
-    looked_up = clips[::step]
+    looked_up = [clip for clip in islice(clips, 0, None, step) if clip.stored is None]
     paths = [path for clip in looked_up for path in (clip.path, *clip.expand_wav)]
     places = [resolve_audio_path(prefix, path) for path in paths]
     missing = [str(place) for place in places if not place.is_file()]

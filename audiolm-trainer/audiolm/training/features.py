@@ -12,7 +12,7 @@ import gc
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,7 +62,7 @@ TOLERANCES = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 5e-2}
 def ensure_features(
     config: Config,
     accelerator: Accelerator,
-    clips: Sequence[Clip],
+    clips: Iterable[Clip],
     *,
     dtype: torch.dtype,
     report: Callable[[str], None],

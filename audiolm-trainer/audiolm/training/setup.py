@@ -1,5 +1,6 @@
 """Steps 2 to 6 of train.py: from a configuration to a run that is ready for its first step."""
 
+import itertools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -134,7 +135,7 @@ def _build_model(
     report: Callable[[str], None],
 ) -> SALMONN:
     """The model with its weights of now; without encoders where their outputs are stored."""
-    clips = [clip for part in data for clip in part.clips]
+    clips = itertools.chain.from_iterable(part.clips for part in data)
     features = ensure_features(config, accelerator, clips, dtype=dtype, report=report)
     options = config.model
     if point is not None:

@@ -1,0 +1,1 @@
+"""Is every clip of an annotation what it says it is?"""
