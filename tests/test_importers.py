@@ -1,6 +1,7 @@
 """Corpora in their published layouts -> annotations whose every clip can be loaded."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 
 from audiolm.audio.loading import load_waveform
 from audiolm.data import entries
-from audiolm.data.__main__ import main
+from audiolm.data.__main__ import build_parser, main
 from audiolm.data.annotations import load_annotation
 from audiolm.data.dataset import AudioDataset
 from audiolm.data.entries import iterate_entries
@@ -404,3 +405,15 @@ def test_too_many_testset_ids(importer: Importer, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(entries, "MAX_TESTSET_IDS", 2)
     with pytest.raises(UserError, match="more than 2 entries: testset_ids have four digits"):
         importer.run("nemo", CORPORA["nemo"](importer.corpus), "--testset-ids")
+
+
+def test_every_example_of_the_page_has_known_options(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each command line of docs/data.md is taken by the parser; nothing is run."""
+    page = (Path(__file__).resolve().parent.parent / "docs/data.md").read_text(encoding="utf-8")
+    text = page.replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if line.startswith("python -m audiolm.data ")]
+    kinds = {line.split()[4] for line in lines if line.split()[3] == "import"}
+    assert kinds == set(CORPUS_KINDS)
+    assert {line.split()[3] for line in lines} > {"check", "split", "merge", "subset", "shard"}
+    for line in lines:
+        build_parser().parse_args(shlex.split(line)[3:])

@@ -25,14 +25,15 @@ COMMANDS = (importing, checking, describing, reshaping, sharding, making_demo)
 
 def main(arguments: Sequence[str]) -> int:
     """Run one data command; returns the exit status."""
-    options = _build_parser().parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     result = options.run(options)
     for line in result.lines:
         print(line)
     return result.status
 
 
-def _build_parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """The verbs and their options."""
     parser = argparse.ArgumentParser(prog="python -m audiolm.data", description="Data commands.")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     verbs = parser.add_subparsers(metavar="VERB", required=True)

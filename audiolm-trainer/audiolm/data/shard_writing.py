@@ -106,7 +106,7 @@ def write_shards(
     from webdataset.writer import ShardWriter  # it imports torch
 
     report = ShardReport()
-    inside = _find_inside(output, base or output)
+    inside = _find_place(output, base or output)
 
     def list_samples() -> Iterator[_Packed]:
         work = functools.partial(pack_chunk, prefix)
@@ -132,14 +132,6 @@ def write_shards(
         _refuse_unusable(report, skips_bad)
         _write_index(folder, report, inside)
     return report
-
-
-def _find_inside(output: str | Path, base: str | Path) -> Path:
-    """Where `output` is below `base`."""
-    inside = os.path.relpath(output, base)
-    if inside.split(os.sep)[0] == os.pardir:
-        raise UserError(f"{output} is not below {base}, which training shall have as its prefix")
-    return Path(inside)
 
 
 def _refuse_unusable(report: ShardReport, skips_bad: bool) -> None:
@@ -204,6 +196,22 @@ def _encode_flac(frames: np.ndarray, rate_hz: int) -> bytes:
     else:
         soundfile.write(buffer, frames, rate_hz, format="FLAC", subtype="PCM_24")
     return buffer.getvalue()
+
+
+def _refuse_unusable(report: ShardReport, skips_bad: bool) -> None:
+    if report.num_unusable and (not skips_bad or not report.num_clips):
+        raise UserError(
+            f"{report.num_unusable} clips cannot be used; first: {report.first_unusable}; "
+            "--skip-bad leaves them out, check lists them"
+        )
+
+
+def _find_place(output: str | Path, base: str | Path) -> Path:
+    """Where the shards are below the prefix of training."""
+    inside = Path(os.path.relpath(output, base))
+    if os.pardir in inside.parts:
+        raise UserError(f"{output} is not below {base}, which training shall have as its prefix")
+    return inside
 
 
 def _write_index(folder: Path, report: ShardReport, inside: Path) -> None:
