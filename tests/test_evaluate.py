@@ -849,7 +849,8 @@ def test_test_set_with_one_caption_is_still_decoded(capsys: pytest.CaptureFixtur
 
 
 def test_training_prompts_are_not_needed(run: RunCommand) -> None:
-    run("--mode", "submission_asr", options=("model.prompt_path=no.json",))
+    path = run("--mode", "submission_asr", options=("model.prompt_path=no.json",))
+    assert read_texts(path) == read_texts(run("--mode", "submission_asr"))
 
 
 def test_missing_checkpoint_option_is_told(

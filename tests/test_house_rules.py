@@ -38,7 +38,7 @@ ROOM_LEVEL = {
 
 # Written in pieces, so that this file does not hold what it looks for.
 MACHINE_PATH = re.compile(
-    r"(?<![\w.~$}>-])/(?:" + "home|root|Users|work|mnt|media|srv|opt|farm|scratch" + r")/\w"
+    r"(?<![\w.~$}>-])/(?:" + "home|root|Users|work|mnt|media|srv|opt|scratch" + r")/[\w.]"
 )
 REGISTRY_HOST = re.compile(
     r"\b(?:pypi|pythonhosted|npmjs|crates|debian|ubuntu)" + r"\.(?:org|com|io)\b"
