@@ -134,9 +134,15 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(
 
 
 def test_halving_keeps_every_clip_once() -> None:
-    samples = {"id": ["a", "b", "c"], "raw_wav": torch.arange(6.0).view(3, 2), "skipped": ["x"]}
+    samples = {
+        "id": ["a", "b", "c"],
+        "raw_wav": torch.arange(6.0).view(3, 2),
+        "skipped": ["x"],
+        "step_seed": "42/0/7",
+    }
     first, second = halve(samples)
     assert first["id"] + second["id"] == ["a", "b", "c"]
+    assert first["step_seed"] == second["step_seed"] == "42/0/7"  # of the batch, not of a row
     assert torch.equal(torch.cat([first["raw_wav"], second["raw_wav"]]), samples["raw_wav"])
     assert first["skipped"] + second["skipped"] == ["x"]
     single = cut_batch(samples, 0, 1)

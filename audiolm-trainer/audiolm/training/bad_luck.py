@@ -34,10 +34,11 @@ def halve(samples: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def cut_batch(samples: Mapping[str, Any], start: int, stop: int) -> dict[str, Any]:
     """Rows `start` to `stop` of a batch of `data.batches.collate`."""
-    return {
-        name: ([] if start else value) if name == "skipped" else value[start:stop]
+    rows = {
+        name: value if isinstance(value, str) else value[start:stop]
         for name, value in samples.items()
     }
+    return {**rows, "skipped": [] if start else samples["skipped"]}
 
 
 def list_ids(batches: Sequence[Mapping[str, Any]]) -> list[str]:
