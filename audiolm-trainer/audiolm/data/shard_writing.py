@@ -134,14 +134,6 @@ def write_shards(
     return report
 
 
-def _refuse_unusable(report: ShardReport, skips_bad: bool) -> None:
-    if report.num_unusable and (not skips_bad or not report.num_clips):
-        raise UserError(
-            f"{report.num_unusable} clips cannot be used; first: {report.first_unusable}; "
-            "--skip-bad leaves them out, check lists them"
-        )
-
-
 def pack_chunk(prefix: str, rows: list[tuple[int, Entry]]) -> list[_Packed]:
     """Entries with their audio as it goes into the shard: what a process is given at a time."""
     store = ShardStore(prefix)
