@@ -11,7 +11,8 @@ import pytest
 import torch
 import yaml
 
-from audiolm.config import CHOICES, Config
+from audiolm.config import Config
+from audiolm.config_rules import CHOICES
 from audiolm.config_file import flatten, save_config
 from audiolm.data.annotations import load_annotation
 from audiolm.evaluation.submission import MODE_FOLDERS

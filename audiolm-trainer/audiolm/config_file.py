@@ -18,7 +18,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from audiolm import config as options
+from audiolm import config_rules
 from audiolm.config import Config, ModelConfig
 from audiolm.errors import UserError
 
@@ -34,7 +34,7 @@ def load_config(
 
     A relative path is looked for from the current directory, then from the file's folder.
     `required` names the path options that the caller is about to read (`"model.whisper_path"`);
-    with them must exist, when set, those in `config.READ_ALONG`. Others may point to nothing.
+    with them must exist, when set, those in `config_rules.READ_ALONG`. Others may point to nothing.
 
     Raises:
         UserError: missing or malformed file, unknown or ill-typed option, missing required path.
@@ -121,10 +121,10 @@ def _known_content(
     known: dict[str, Any] = {}
     for name, value in content.items():
         key = f"{section}.{name}" if section else str(name)
-        key = options.ALIASES.get(key, key)
+        key = config_rules.ALIASES.get(key, key)
         name = key.rpartition(".")[2]
-        if key in options.RETIRED:
-            retired.append(f"{key} (now: {options.RETIRED[key]})")
+        if key in config_rules.RETIRED:
+            retired.append(f"{key} (now: {config_rules.RETIRED[key]})")
         elif name not in types:
             near = difflib.get_close_matches(str(name), types, n=1)
             hint = f"did you mean {near[0]}?" if near else f"allowed: {', '.join(types)}"
@@ -145,16 +145,16 @@ def _known_content(
 
 def _check_values(built: Any, section: str, source: str) -> None:
     values = {key: value for key, value in flatten(built, section).items() if value is not None}
-    for key, allowed in options.CHOICES.items():
+    for key, allowed in config_rules.CHOICES.items():
         if key in values and values[key] not in allowed:
             raise UserError(f"{source}: {key}: {values[key]!r} is none of {', '.join(allowed)}")
-    for key, minimum in options.MINIMUMS.items():
+    for key, minimum in config_rules.MINIMUMS.items():
         if key in values and values[key] < minimum:
             raise UserError(f"{source}: {key}: {values[key]} is below {minimum:g}")
-    for key, maximum in options.MAXIMUMS.items():
+    for key, maximum in config_rules.MAXIMUMS.items():
         if key in values and values[key] > maximum:
             raise UserError(f"{source}: {key}: {values[key]} is above {maximum:g}")
-    for key, (lowest, highest) in options.RANGES.items():
+    for key, (lowest, highest) in config_rules.RANGES.items():
         ends = values.get(key) or [lowest, highest]
         if len(ends) != 2 or not lowest <= ends[0] <= ends[1] <= highest:
             allowed = f"[low, high] between {lowest:g} and {highest:g}, or []"
@@ -218,10 +218,10 @@ def resolve_input_paths(config: Config, config_dir: Path, required: Sequence[str
 
     Raises:
         UserError: one of `required` is empty; or one of them, or of what is read along with them
-            (`config.READ_ALONG`), exists neither here nor beside the file and cannot be a hub id.
+            (`config_rules.READ_ALONG`), exists neither here nor beside the file and cannot be a hub id.
     """
-    read = {*required, *(key for first in required for key in options.READ_ALONG.get(first, ()))}
-    for key in options.INPUT_PATHS:
+    read = {*required, *(key for first in required for key in config_rules.READ_ALONG.get(first, ()))}
+    for key in config_rules.INPUT_PATHS:
         *sections, name = key.split(".")
         holder = functools.reduce(getattr, sections, config)
         value = getattr(holder, name)
@@ -246,7 +246,7 @@ def _resolve(key: str, value: str, config_dir: Path, must_exist: bool) -> str:
     for place in places:
         if place.exists():
             return str(place)
-    is_hub_id = key in options.HUB_PATHS and re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", value)
+    is_hub_id = key in config_rules.HUB_PATHS and re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", value)
     if must_exist and not is_hub_id:
         looked = " or ".join(str(place) for place in dict.fromkeys(places))
         raise UserError(f"{key}: nothing at {looked}; correct the path (it was '{value}')")

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig
 
-from audiolm import config as options
+from audiolm import config_rules
 from audiolm.config import Config, ModelConfig
 from audiolm.config_file import flatten
 from audiolm.models.audio_tokens import check_mel_bins
@@ -36,7 +36,7 @@ def check_paths(config: Config) -> list[Finding]:
     """Every path that is set: there or not, with hashes of weights."""
     findings = []
     values = flatten(config)
-    for option in options.INPUT_PATHS:
+    for option in config_rules.INPUT_PATHS:
         value = values[option]
         entries = value if isinstance(value, list) else [value] if value else []
         if not entries and option in (*REQUIRED, *REQUIRED_DATA):
@@ -59,7 +59,7 @@ def _check_path(option: str, path: str) -> Finding:
             text = f"{option}: {path} lacks {', '.join(missing)}; download the model again"
             return problem("paths", text)
         return ok("paths", f"{option}: {path}{more}")
-    if option in options.HUB_PATHS and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", path):
+    if option in config_rules.HUB_PATHS and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", path):
         return note("paths", f"{option}: {path} is no folder here; it is asked of the hub")
     is_test = option.startswith(("datasets.test_", "model.test_"))
     text = f"{option}: nothing at {path}; correct the path"
