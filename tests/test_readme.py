@@ -12,8 +12,8 @@ import torch
 import yaml
 
 from audiolm.config import Config
-from audiolm.config_rules import CHOICES
 from audiolm.config_file import flatten, save_config
+from audiolm.config_rules import CHOICES
 from audiolm.data.annotations import load_annotation
 from audiolm.evaluation.submission import MODE_FOLDERS
 from audiolm.models.beats import BeatsConfig

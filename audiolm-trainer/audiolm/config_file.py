@@ -220,7 +220,10 @@ def resolve_input_paths(config: Config, config_dir: Path, required: Sequence[str
         UserError: one of `required` is empty; or one of them, or of what is read along with them
             (`config_rules.READ_ALONG`), exists neither here nor beside the file and cannot be a hub id.
     """
-    read = {*required, *(key for first in required for key in config_rules.READ_ALONG.get(first, ()))}
+    read = {
+        *required,
+        *(key for first in required for key in config_rules.READ_ALONG.get(first, ())),
+    }
     for key in config_rules.INPUT_PATHS:
         *sections, name = key.split(".")
         holder = functools.reduce(getattr, sections, config)
