@@ -218,7 +218,8 @@ def resolve_input_paths(config: Config, config_dir: Path, required: Sequence[str
 
     Raises:
         UserError: one of `required` is empty; or one of them, or of what is read along with them
-            (`config_rules.READ_ALONG`), exists neither here nor beside the file and cannot be a hub id.
+            (`config_rules.READ_ALONG`), exists neither here nor beside the file and cannot be a hub
+            id.
     """
     read = {
         *required,
