@@ -1,4 +1,5 @@
-"""What all tests share: no network, one torch thread, the recorded stack of `tests/golden.py`."""
+"""What all tests share: no network, one torch thread, the recorded stack of `tests/golden.py`, a
+browser."""
 
 import os
 
@@ -6,10 +7,14 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+from collections.abc import Iterator
+
 import pytest
 import torch
+from selenium import webdriver
 
 from audiolm.models.salmonn import SALMONN
+from tests.browsing import WINDOW_SIZE, find_browser, list_page_errors, start_browser
 from tests.golden import Golden
 
 torch.set_num_threads(1)  # the models are tiny, and pytest runs one process per core
@@ -25,3 +30,26 @@ def dev() -> Golden:
 def dev_model(dev: Golden) -> SALMONN:
     """The model of `dev` with its trained weights. Shared: tests must not change it."""
     return dev.build_model()
+
+
+@pytest.fixture(scope="session")
+def running_browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    """One headless Chromium for all tests of a process; ask for `browser` instead."""
+    found = find_browser()
+    if found is None:
+        pytest.skip("needs Chromium and chromedriver (Debian: chromium, chromium-driver)")
+    browser = start_browser(*found, tmp_path_factory.mktemp("browser"))
+    yield browser
+    browser.quit()
+
+
+@pytest.fixture
+def browser(running_browser: webdriver.Chrome) -> webdriver.Chrome:
+    """A headless Chromium on an empty page; `browser.get(path.as_uri())` opens a file.
+
+    Mark tests that use it `browser`; without Chromium and chromedriver they are skipped.
+    """
+    running_browser.get("about:blank")
+    running_browser.set_window_size(*WINDOW_SIZE)
+    list_page_errors(running_browser)  # an earlier test's
+    return running_browser

@@ -1,27 +1,26 @@
 """The report: alignment, one self-contained file, and a browser that sorts, filters and plays."""
 
 import json
-import queue
 import re
-import shutil
-import subprocess
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+from selenium.webdriver import ActionChains, Keys
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webdriver import WebDriver
+from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from audiolm.evaluation.alignment import align_texts, align_tokens, format_alignment
 from audiolm.evaluation.outcome import rescore
 from audiolm.evaluation.predictions import Prediction, save_predictions
 from audiolm.evaluation.report import ReportOptions
 from audiolm.evaluation.tasks import CAPTIONS, CHARACTERS, TRANSCRIPTS
+from tests.browsing import list_page_errors
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
 BAD_TEXT = "</script><script>document.title='owned'</script> & \u2028 <b>bold</b>"
 
 
@@ -100,94 +99,55 @@ def test_large_sets_show_the_worst(tmp_path, monkeypatch):
     assert "The 3 clips with the most errors of 9 are below." in page
 
 
-PROBE = """
-const found = {}, wait = ms => new Promise(done => setTimeout(done, ms));
-const ids = () => [...document.querySelectorAll("#rows tbody tr")].map(r => Number(r.dataset.n));
-(async () => {
-  found.first = ids();
-  const time = performance.now();
-  const click = key => document.querySelector(`th[data-key=${key}] button`).click();
-  click("seconds"); found.longest = ids().slice(0, 3);
-  click("seconds"); found.shortest = ids().slice(0, 3);
-  found.sort = document.querySelector("th[data-key=seconds]").getAttribute("aria-sort");
-  found.sortMs = (performance.now() - time) / 2;
-  const box = document.querySelector("#controls input[type=search]");
-  box.value = "word NUMBER 42"; box.dispatchEvent(new Event("input")); await wait(400);
-  found.filtered = document.getElementById("count").textContent;
-  found.rows = ids().length;
-  box.value = ""; box.dispatchEvent(new Event("input"));
-  const ending = document.querySelectorAll("#controls select")[1];
-  ending.value = "looping"; ending.dispatchEvent(new Event("change")); await wait(400);
-  found.looping = ids();
-  ending.value = ""; ending.dispatchEvent(new Event("change"));
-  click("id"); await wait(50);
-  const audio = document.querySelector("audio");
-  try { await audio.play(); await wait(300); found.playing = !audio.paused; }
-  catch (error) { found.playing = String(error); }
-  found.seconds = audio.duration;
-  found.title = document.title;
-  found.errors = window.failures;
-})().catch(e => { found.failed = String(e); }).finally(() =>
-  fetch("ADDRESS", {method: "POST", mode: "no-cors", body: JSON.stringify(found)}));
-"""
+def list_shown(browser: WebDriver) -> list[int]:
+    """The clips in the table, by their place in the predictions."""
+    rows = "document.querySelectorAll('#rows tbody tr')"
+    return browser.execute_script(f"return [...{rows}].map(row => Number(row.dataset.n))")
 
 
-@pytest.fixture
-def listener() -> Iterator[tuple[str, queue.Queue[Any]]]:
-    """An address that takes JSON, and what it was sent."""
-    received: queue.Queue[Any] = queue.Queue()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            size = int(self.headers["Content-Length"])
-            received.put(json.loads(self.rfile.read(size)))
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/", received
-        server.shutdown()
+def wait_for(browser: WebDriver, what: Callable[[WebDriver], Any]) -> Any:
+    return WebDriverWait(browser, 60, poll_frequency=0.05).until(what)
 
 
 @pytest.mark.browser
 @pytest.mark.slow
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
-def test_browser_sorts_filters_and_plays(tmp_path, listener):
-    """At 5,000 clips, opened from disk."""
-    address, received = listener
-    path = make_report(tmp_path, 5000)
-    page = path.read_text(encoding="utf-8")
-    catch = "<script>window.failures=[];window.onerror=m=>{failures.push(m)};</script>"
-    script = PROBE.replace("ADDRESS", address)
-    probed = path.with_name("probed.html")
-    probed.write_text(
-        page.replace("<main>", f"{catch}<main>").replace("</body>", f"<script>{script}</script>"),
-        encoding="utf-8",
-    )
-    command = [
-        str(BROWSER), "--headless=new", "--no-sandbox", "--disable-gpu", "--mute-audio",
-        "--autoplay-policy=no-user-gesture-required", f"--user-data-dir={tmp_path / 'profile'}",
-        probed.as_uri(),
-    ]  # fmt: skip
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as browser:
-        try:
-            found = received.get(timeout=240)
-        finally:
-            browser.terminate()
-    assert found["errors"] == []
-    assert "failed" not in found
-    assert len(found["first"]) == 100  # of 5,000: the rest comes with scrolling
-    assert found["longest"] == [4999, 4998, 4997]
-    assert found["shortest"] == [1, 0, 2]  # clip 1 has no length
-    assert found["sort"] == "ascending"
-    assert found["sortMs"] < 5000  # some 30 ms here; a page that hangs takes minutes
-    assert re.fullmatch(r"\d+ of 5000 clips", found["filtered"])
-    assert 0 < found["rows"] <= 100
-    assert found["looping"] == [1]
-    assert found["playing"] is True
-    assert found["seconds"] == pytest.approx(1.0, abs=0.05)
-    assert "owned" not in found["title"]
+def test_browser_sorts_filters_and_plays(tmp_path, browser):
+    """At 5,000 clips, opened from disk, by clicks and keys alone."""
+    browser.get(make_report(tmp_path, 5000).as_uri())
+    count = browser.find_element(By.ID, "count")
+    assert count.text == "5000 of 5000 clips"
+    assert len(list_shown(browser)) == 100  # of 5,000: the rest comes with scrolling
+    browser.execute_script("window.scrollTo(0, document.body.scrollHeight)")
+    wait_for(browser, lambda b: len(list_shown(b)) == 200)
+
+    header = browser.find_element(By.CSS_SELECTOR, "th[data-key=seconds]")
+    header.find_element(By.TAG_NAME, "button").click()
+    assert list_shown(browser)[:3] == [4999, 4998, 4997]
+    assert header.get_attribute("aria-sort") == "descending"
+    header.find_element(By.TAG_NAME, "button").click()
+    assert list_shown(browser)[:3] == [1, 0, 2]  # clip 1 has no length
+    assert header.get_attribute("aria-sort") == "ascending"
+
+    search = browser.find_element(By.CSS_SELECTOR, "#controls input[type=search]")
+    search.send_keys("word NUMBER 42")
+    wait_for(browser, lambda _: count.text != "5000 of 5000 clips")
+    found = browser.find_elements(By.CSS_SELECTOR, "#rows tbody tr")
+    assert 0 < len(found) <= 100
+    assert all("42" in row.text for row in found[:5])
+    search.send_keys(Keys.CONTROL + "a", Keys.DELETE)
+    wait_for(browser, lambda _: count.text == "5000 of 5000 clips")
+    endings = Select(browser.find_element(By.CSS_SELECTOR, "select[aria-label=endings]"))
+    endings.select_by_value("looping")
+    assert list_shown(browser) == [1]
+    endings.select_by_value("")
+    browser.find_element(By.ID, "wrong").click()
+    assert count.text == "4999 of 5000 clips"  # clip 1 alone is right
+
+    browser.find_element(By.CSS_SELECTOR, "th[data-key=id] button").click()
+    audio = browser.find_element(By.TAG_NAME, "audio")
+    left_edge = -audio.size["width"] // 2
+    ActionChains(browser).move_to_element_with_offset(audio, left_edge + 16, 0).click().perform()
+    wait_for(browser, lambda _: audio.get_property("currentTime") > 0)
+    assert audio.get_property("duration") == pytest.approx(1.0, abs=0.05)
+    assert "owned" not in browser.title
+    assert list_page_errors(browser) == []

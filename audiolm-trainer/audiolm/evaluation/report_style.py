@@ -17,11 +17,13 @@ table { border-collapse: collapse; } th, td { padding: 4px 10px; text-align: lef
 svg { width: 360px; max-width: 100%; } svg text { font-size: 10px; fill: currentColor; }
 .bar { fill: var(--mark); } .line { stroke: currentColor; stroke-opacity: .4; }
 #controls { position: sticky; top: 0; background: var(--paper); padding: 8px 0; display: flex;
-  flex-wrap: wrap; gap: 12px; align-items: center; z-index: 1; }
+  flex-wrap: wrap; gap: 12px; align-items: center; z-index: 2; }
 #controls input[type=search] { min-width: 16em; flex: 1; }
 input, select, button { font: inherit; color: inherit; background: var(--soft);
   border: 1px solid var(--edge); border-radius: 4px; padding: 3px 8px; }
-#rows { width: 100%; } #rows th button { border: 0; background: none; padding: 0; cursor: pointer;
+#rows { width: 100%; } #rows thead th { position: sticky; top: var(--controls, 0px);
+  background: var(--paper); z-index: 1; }
+#rows th button { border: 0; background: none; padding: 0; cursor: pointer;
   font-weight: 600; } #rows td.texts { width: 60%; overflow-wrap: anywhere; }
 #rows td.id { max-width: 14em; overflow-wrap: anywhere; }
 .pair { display: inline-flex; flex-direction: column; margin: 0 .25em .2em 0; }
@@ -109,6 +111,7 @@ function update() {
   body.replaceChildren();
   state.drawn = 0;
   drawMore();
+  if (clips.getBoundingClientRect().top < 0) clips.scrollIntoView();
   count.textContent = state.shown.length + " of " + data.rows.length + " clips";
   for (const [key, header] of Object.entries(headers))
     header.setAttribute("aria-sort",
@@ -144,9 +147,12 @@ const legend = make("p", {class: "legend"}, make("span", {class: "s"}, make("spa
   make("span", {}, "another word")), make("span", {class: "d"}, make("span", {}, "missing")),
   make("span", {class: "i"}, make("span"), make("span", {}, "too much")));
 const clips = document.getElementById("clips");
-clips.append(make("h2", {}, "Clips"), legend, make("div", {id: "controls"}, search, task, stop,
-  make("label", {for: "wrong"}, wrong, " with errors"), count),
+const controls = make("div", {id: "controls"}, search, task, stop,
+  make("label", {for: "wrong"}, wrong, " with errors"), count);
+clips.append(make("h2", {}, "Clips"), legend, controls,
   make("table", {id: "rows"}, make("thead", {}, head), body), make("div", {id: "end"}));
+new ResizeObserver(() =>  // the table's header stays in sight below the controls
+  clips.style.setProperty("--controls", controls.offsetHeight + "px")).observe(controls);
 let waiting = 0;
 search.addEventListener("input", () => {
   clearTimeout(waiting);
