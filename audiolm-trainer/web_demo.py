@@ -100,7 +100,7 @@ def answer_request(answerer: Answerer, audio_path: str | None, task: str, prompt
     if not audio_path:
         raise gradio.Error("no audio: upload a file or record one", print_exception=False)
     try:
-        return answerer.answer(audio_path, prompt, task)
+        return answerer.ask(audio_path, prompt, task)
     except UserError as error:
         message = str(error).replace(str(audio_path), Path(audio_path).name)
         raise gradio.Error(message, print_exception=False) from error

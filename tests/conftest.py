@@ -13,9 +13,12 @@ import pytest
 import torch
 from selenium import webdriver
 
+from audiolm.audio.features import LogMel
+from audiolm.evaluation.answering import Answerer
 from audiolm.models.salmonn import SALMONN
+from audiolm.prompts import PromptBook
 from tests.browsing import WINDOW_SIZE, find_browser, list_page_errors, start_browser
-from tests.golden import Golden
+from tests.golden import GOLDEN_DIR, Golden
 
 torch.set_num_threads(1)  # the models are tiny, and pytest runs one process per core
 
@@ -53,3 +56,18 @@ def browser(running_browser: webdriver.Chrome) -> webdriver.Chrome:
     running_browser.set_window_size(*WINDOW_SIZE)
     list_page_errors(running_browser)  # an earlier test's
     return running_browser
+
+
+@pytest.fixture(scope="session")
+def book() -> PromptBook:
+    """Evaluation prompts of `dev`."""
+    return PromptBook.load(GOLDEN_DIR / "dev" / "prompts" / "test_prompt.json")
+
+
+@pytest.fixture(scope="session")
+def answerer(dev_model: SALMONN, book: PromptBook) -> Answerer:
+    """`dev_model`, ready for questions; answers have at most six tokens."""
+    log_mel = LogMel.from_pretrained(GOLDEN_DIR / "dev" / "components" / "whisper")
+    generate_cfg = {"num_beams": 1, "max_new_tokens": 6, "do_sample": False}
+    template = "USER: {}\nASSISTANT:"
+    return Answerer(dev_model, log_mel, book, template, generate_cfg, torch.device("cpu"))

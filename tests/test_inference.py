@@ -14,9 +14,9 @@ import soundfile
 import torch
 import web_demo
 
-from audiolm.audio.features import LogMel
 from audiolm.errors import UserError
-from audiolm.evaluation.answering import Answerer, build_prompt, load_clip
+from audiolm.evaluation.answering import Answerer
+from audiolm.evaluation.questions import build_prompt, load_clip
 from audiolm.models.salmonn import SALMONN
 from audiolm.prompts import PromptBook
 from tests.golden import GOLDEN_DIR, Golden
@@ -31,17 +31,6 @@ CLI = [
     *("--options", QFORMER, "generate.num_beams=1", "generate.max_new_tokens=6"),
 ]
 TEMPLATE = "USER: {}\nASSISTANT:"
-
-
-@pytest.fixture(scope="module")
-def book() -> PromptBook:
-    return PromptBook.load(DEV / "prompts" / "test_prompt.json")
-
-
-@pytest.fixture(scope="module")
-def answerer(dev_model: SALMONN, book: PromptBook) -> Answerer:
-    log_mel = LogMel.from_pretrained(DEV / "components" / "whisper")
-    return Answerer(dev_model, log_mel, book, TEMPLATE, GENERATE, torch.device("cpu"))
 
 
 def type_lines(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
@@ -68,13 +57,13 @@ def test_answer_is_what_the_model_generates(
     }.items():
         (expected,) = dev_model.generate(samples, GENERATE, prompts=[full_prompt])
         assert expected
-        assert answerer.answer(GOOD, prompt) == expected
+        assert answerer.ask(GOOD, prompt) == expected
 
 
 def test_prompts_matter(answerer: Answerer) -> None:
     """So that the test above could tell them apart."""
     prompts = ("", "What is it?", "Hear <SpeechHere> now")
-    assert len({answerer.answer(GOOD, prompt) for prompt in prompts}) > 1
+    assert len({answerer.ask(GOOD, prompt) for prompt in prompts}) > 1
 
 
 def test_task_prompts() -> None:
@@ -89,7 +78,7 @@ def test_task_prompts() -> None:
 
 def test_two_markers_are_a_mistake(answerer: Answerer) -> None:
     with pytest.raises(UserError, match="2 times"):
-        answerer.answer(GOOD, "<SpeechHere> and <SpeechHere>")
+        answerer.ask(GOOD, "<SpeechHere> and <SpeechHere>")
 
 
 @pytest.mark.parametrize(
@@ -125,7 +114,7 @@ def test_long_clip_is_cut_aloud(
 ) -> None:
     path = tmp_path / "long.wav"
     soundfile.write(path, torch.zeros(8_000 * 31).numpy(), 8_000)
-    answerer.answer(path)
+    answerer.ask(path)
     assert "only the first 30 s of 31.0 s" in caplog.text
 
 
@@ -170,7 +159,7 @@ def test_cli_interactive_equals_one_shot(
 ) -> None:
     assert cli_inference.main([*CLI, "--wav", GOOD, "--prompt", "Hear this"]) == 0
     printed = capsys.readouterr().out
-    assert printed == answerer.answer(GOOD, "Hear this") + "\n"
+    assert printed == answerer.ask(GOOD, "Hear this") + "\n"
     monkeypatch.setattr(Answerer, "from_config", lambda *_: answerer)
     type_lines(monkeypatch, GOOD, "Hear this")
     assert cli_inference.main(CLI) == 0
@@ -234,9 +223,9 @@ def test_page_calls_its_handler_with_its_inputs(answerer: Answerer) -> None:
     assert parameters == ["audio_path", "task", "prompt"]
     assert [item.label for item in (audio, task, prompt)] == ["Audio", "Task", "Prompt"]
     assert len(page.output_components) == 1
-    assert page.fn(GOOD, "asr", "") == answerer.answer(GOOD)
+    assert page.fn(GOOD, "asr", "") == answerer.ask(GOOD)
     # a prompt without <SpeechHere> gets the audio before it
-    marked = answerer.answer(GOOD, "<Speech><SpeechHere></Speech> Describe it")
+    marked = answerer.ask(GOOD, "<Speech><SpeechHere></Speech> Describe it")
     assert page.fn(GOOD, "asr", "Describe it") == marked
 
 

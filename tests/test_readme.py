@@ -20,7 +20,7 @@ from audiolm.models.beats import BeatsConfig
 from audiolm.models.qformer import Windows
 from audiolm.prompts import split_at_marker
 from scripts import draw_figures
-from tests.golden import Golden
+from tests.golden import GOLDEN_DIR, Golden
 
 ROOT = Path(__file__).resolve().parent.parent
 READMES = ("README.md", "README.ko.md")
@@ -233,6 +233,23 @@ def test_formats_are_as_shown(name: str, tmp_path: Path) -> None:
     weights = yaml.safe_load(read("configs/train_stage1.yaml"))["model"]
     for key in ("whisper_path", "beats_path", "llama_path"):
         assert f"| `model.{key}` | `{weights[key]}` |" in read(name)
+
+
+def test_five_lines_run(dev: Golden, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config_path = tmp_path / "config.yaml"
+    save_config(dev.config, config_path)
+    snippet = find_block("README.md", "python", "load_model")
+    replacements = {
+        '"configs/nano_eval.yaml"': repr(str(config_path)),
+        '"demo/runs/RUN/checkpoint_best.pth"': repr(dev.config.model.ckpt),
+        '"audiocaption_v2"': '"audiocaption"',  # as the recorded prompts call it
+        '"clip.wav"': repr(str(GOLDEN_DIR / "dev" / "audio" / "a.wav")),
+    }
+    for shown, used in replacements.items():
+        assert shown in snippet
+        snippet = snippet.replace(shown, used)
+    exec(compile(snippet, "README.md", "exec"), {})
+    assert len(capsys.readouterr().out.splitlines()) >= 3
 
 
 def test_library_snippet_runs(

@@ -2,13 +2,14 @@
 
 In: a configuration, an audio file, and a free prompt or a task's name. Out: the answer as text.
 
-Letters: T samples at 16 kHz, M mel bins.
+Letters: T samples at 16 kHz, M mel bins, L audio tokens, H LLM width.
 """
 
 import dataclasses
 import logging
-import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +17,68 @@ import numpy as np
 import torch
 
 from audiolm.audio.features import LogMel
-from audiolm.audio.loading import MAX_SECONDS, LongAudioPolicy, Waveform, load_waveform
+from audiolm.audio.loading import MAX_SECONDS, LongAudioPolicy, Waveform
 from audiolm.config import Config
-from audiolm.errors import UserError
-from audiolm.models.device import half_dtype, move_to
+from audiolm.config_file import load_config
+from audiolm.evaluation.answer_stream import show_so_far, stream_new_ids
+from audiolm.evaluation.questions import DEFAULT_TASK, build_prompt, load_clip
+from audiolm.models.decode import read_generate_config
+from audiolm.models.device import choose_device, half_dtype, move_to
 from audiolm.models.salmonn import SALMONN
-from audiolm.prompts import (
-    PLACEHOLDER,
-    SPEECH_MARKER,
-    PromptBook,
-    apply_template,
-    split_at_marker,
-)
+from audiolm.models.splice import LlmInputs, splice
+from audiolm.prompts import PromptBook, apply_template, split_at_marker
 
-DEFAULT_TASK = "asr"
-AUDIO_BEFORE_PROMPT = f"<Speech>{SPEECH_MARKER}</Speech> "
 # path options that must be there, for `config_file.load_config`
 REQUIRED_PATHS = ("model.llama_path", "model.whisper_path", "model.test_prompt_path")
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class HeardClip:
+    """A clip as the LLM gets it, so that a second question about it costs no encoding.
+
+    Attributes:
+        audio_embeds, audio_mask: (1, L, H) and (1, L), see `SALMONN.encode_speech`.
+        source_seconds: length of the file, before padding and cutting.
+        encode_seconds: from the waveform to the embeddings.
+    """
+
+    audio_embeds: torch.Tensor
+    audio_mask: torch.Tensor
+    source_seconds: float
+    encode_seconds: float
+
+    @property
+    def num_audio_tokens(self) -> int:
+        """L, how many of the LLM's positions the clip takes."""
+        return self.audio_embeds.shape[1]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer, finished or as far as it has come.
+
+    Attributes:
+        text: special tokens removed, cut at the end symbol.
+        num_tokens: new tokens so far, an end token included.
+        ttft_seconds: from the question to the first new token; when the clip was given as a file,
+            loading and encoding are in it. With beams, the time of the whole answer.
+        seconds: from the question until now.
+        is_last: whether the answer is finished.
+    """
+
+    text: str
+    num_tokens: int
+    ttft_seconds: float
+    seconds: float
+    is_last: bool
+
+    @property
+    def tpot_seconds(self) -> float | None:
+        """Time per new token after the first; None where there is none to measure."""
+        elapsed = self.seconds - self.ttft_seconds
+        return elapsed / (self.num_tokens - 1) if self.num_tokens > 1 and elapsed > 0 else None
 
 
 class Answerer:
@@ -61,13 +105,13 @@ class Answerer:
         *,
         long_audio: LongAudioPolicy = "truncate",
     ) -> None:
-        self._model = model
-        self._log_mel = log_mel
-        self._prompts = prompts
+        self.model = model
+        self.log_mel = log_mel
+        self.prompts = prompts
+        self.generate_cfg = read_generate_config(generate_cfg)
+        self.device = device
         self._template = template
-        self._generate_cfg = generate_cfg
-        self._device = device
-        self._long_audio: LongAudioPolicy = long_audio
+        self.long_audio: LongAudioPolicy = long_audio
 
     @classmethod
     def from_config(cls, config: Config, device: torch.device) -> "Answerer":
@@ -102,69 +146,143 @@ class Answerer:
     @property
     def tasks(self) -> tuple[str, ...]:
         """Tasks that have a prompt of their own."""
-        return self._prompts.tasks
+        return self.prompts.tasks
 
-    def answer(self, audio_path: str | Path, prompt: str = "", task: str = DEFAULT_TASK) -> str:
-        """The model's answer about one file, special tokens removed.
+    def load(self, audio_path: str | Path) -> Waveform:
+        """Load an audio file, at most 30 s of it; `~` is the home folder.
+
+        Raises:
+            UserError: a file that cannot be used.
+        """
+        waveform = load_clip(audio_path, self.long_audio)
+        if waveform.was_truncated:
+            lengths = MAX_SECONDS, waveform.source_seconds
+            logger.warning("%s: only the first %.0f s of %.1f s are used", audio_path, *lengths)
+        return waveform
+
+    @torch.no_grad()
+    def hear(self, waveform: Waveform) -> HeardClip:
+        """Encode a clip, for any number of questions about it."""
+        started = time.perf_counter()
+        raw_wav = torch.from_numpy(waveform.samples)[None]  # (1, T)
+        samples = {
+            "spectrogram": self.log_mel(waveform.samples)[None],  # (1, M, 3000)
+            "raw_wav": raw_wav,
+            "padding_mask": torch.zeros_like(raw_wav, dtype=torch.bool),
+        }
+        embeds, mask = self.model.encode_speech(*move_to(samples, self.device).values())
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        elapsed = time.perf_counter() - started
+        return HeardClip(embeds, mask, waveform.source_seconds, elapsed)
+
+    def plan_prompt(self, prompt: str = "", task: str = DEFAULT_TASK) -> str:
+        """The whole prompt that the model reads: the user's or the task's, in the template.
+
+        Raises:
+            UserError: an unknown task, or a prompt that holds `<SpeechHere>` more than once.
+        """
+        full_prompt = apply_template(self._template, build_prompt(self.prompts, prompt, task))
+        split_at_marker(full_prompt)
+        return full_prompt
+
+    @torch.no_grad()
+    def _splice(self, clip: HeardClip, full_prompt: str) -> LlmInputs:
+        return splice(
+            clip.audio_embeds,
+            clip.audio_mask,
+            [full_prompt],
+            None,
+            self.model.llama_tokenizer,
+            self.model.llm.get_input_embeddings(),
+            padding_side="left",
+        )
+
+    def reply(
+        self, audio: str | Path | HeardClip, prompt: str = "", task: str = DEFAULT_TASK
+    ) -> Iterator[Reply]:
+        """The answer as it grows, token by token; the last one is whole.
+
+        Closing the iterator stops the decoding. Beams (`generate.num_beams`) cannot be shown as
+        they go: then the one reply is the last.
 
         Args:
-            audio_path: any audio file; `~` is the home folder.
+            audio: any audio file, or what `hear` made of it.
             prompt: free text. Without `<SpeechHere>` the audio comes before it. Empty: the task's.
             task: a name out of `tasks`; only read when there is no prompt.
 
         Raises:
-            UserError: a file that cannot be used, an unknown task, a prompt that holds
-                `<SpeechHere>` more than once.
+            UserError: a file that cannot be used, and what `plan_prompt` raises.
         """
-        full_prompt = apply_template(self._template, build_prompt(self._prompts, prompt, task))
-        split_at_marker(full_prompt)
-        waveform = load_clip(audio_path, self._long_audio)
-        if waveform.was_truncated:
-            lengths = MAX_SECONDS, waveform.source_seconds
-            logger.warning("%s: only the first %.0f s of %.1f s are used", audio_path, *lengths)
-        raw_wav = torch.from_numpy(waveform.samples)[None]  # (1, T)
-        samples = {
-            "spectrogram": self._log_mel(waveform.samples)[None],  # (1, M, 3000)
-            "raw_wav": raw_wav,
-            "padding_mask": torch.zeros_like(raw_wav, dtype=torch.bool),
-        }
-        (text,) = self._model.generate(
-            move_to(samples, self._device), self._generate_cfg, prompts=[full_prompt]
-        )
-        return text
+        started = time.perf_counter()
+        full_prompt = self.plan_prompt(prompt, task)
+        clip = audio if isinstance(audio, HeardClip) else self.hear(self.load(audio))
+        inputs = self._splice(clip, full_prompt)
+        tokenizer = self.model.llama_tokenizer
+        end_texts = (self.generate_cfg.end_sym, self.model.text_options.end_text)
+        ids: list[int] = []
+        ttft_seconds = now = 0.0
+        for new_ids in stream_new_ids(self.model, inputs, self.generate_cfg):
+            ids += new_ids
+            now = time.perf_counter() - started
+            ttft_seconds = ttft_seconds or now
+            text = show_so_far(tokenizer, ids, end_texts, is_last=False)
+            yield Reply(text, len(ids), ttft_seconds, now, is_last=False)
+        text = show_so_far(tokenizer, ids, end_texts, is_last=True)
+        yield Reply(text, len(ids), ttft_seconds, now, is_last=True)
+
+    def ask(self, audio: str | Path | HeardClip, prompt: str = "", task: str = DEFAULT_TASK) -> str:
+        """The model's whole answer about one clip; arguments and errors as in `reply`."""
+        *_, last = self.reply(audio, prompt, task)
+        return last.text
+
+    def transcribe(self, audio: str | Path | HeardClip) -> str:
+        """What is said in a clip: the answer to the `asr` task's prompt."""
+        return self.ask(audio, task=DEFAULT_TASK)
+
+    def stream(
+        self, audio: str | Path | HeardClip, prompt: str = "", task: str = DEFAULT_TASK
+    ) -> Iterator[str]:
+        """The answer in pieces, as they come; joined they are what `ask` returns."""
+        return grow(self.reply(audio, prompt, task))
 
 
-def build_prompt(book: PromptBook, prompt: str, task: str) -> str:
-    """The prompt around the audio, template not yet applied: the user's, or else the task's.
+def grow(replies: Iterable[Reply]) -> Iterator[str]:
+    """Replies -> the pieces by which their text grows; joined they are the last one's text.
+
+    Should a token change what was shown before it (a tokenizer may join letters), the whole text
+    comes once more at the end, on a line of its own.
+    """
+    shown = text = ""
+    for reply in replies:
+        text = reply.text
+        if text != shown and text.startswith(shown):
+            yield text[len(shown) :]
+            shown = text
+    if text != shown:
+        yield f"\n{text}"
+
+
+def load_model(
+    config_path: str | Path,
+    checkpoint: str | Path = "",
+    *,
+    device: str = "",
+    options: Sequence[str] = (),
+) -> Answerer:
+    """A trained model that answers questions about audio files.
+
+    Args:
+        config_path: YAML file, such as configs/salmonn_eval_config.yaml.
+        checkpoint: trained weights; empty: those that the file names in `model.ckpt`.
+        device: auto, cpu, cuda or cuda:N; empty: `run.device`.
+        options: overrides, `["generate.num_beams=1"]`.
 
     Raises:
-        UserError: there is no prompt, and no such task or one that needs a question.
+        UserError: anything wrong with the file, the options or the weights.
     """
-    prompt = prompt.strip()
-    if not prompt:
-        sentence = book.choices(task)[0]
-        if PLACEHOLDER in sentence:
-            raise UserError(
-                f"task {task!r} asks a question of your own ({sentence!r}): give it as the prompt"
-            )
-        return sentence
-    return prompt if SPEECH_MARKER in prompt else AUDIO_BEFORE_PROMPT + prompt
-
-
-def load_clip(audio_path: str | Path, long_audio: LongAudioPolicy = "truncate") -> Waveform:
-    """Load the audio file that a user named, at most 30 s of it.
-
-    Raises:
-        UserError: no path, nothing there, or it cannot be used as audio.
-    """
-    if not str(audio_path).strip():
-        raise UserError("no audio file given: name one, such as a.wav")
-    path = Path(os.path.expanduser(audio_path))
-    try:
-        if not path.is_file():
-            found = "it is a folder" if path.is_dir() else "no such file"
-            where = "" if path.is_absolute() else f" (current directory: {Path.cwd()})"
-            raise UserError(f"audio file {path}: {found}; check the path{where}")
-        return load_waveform(path, long_audio=long_audio)
-    except OSError as error:  # such as a name that is too long, or a folder that is locked
-        raise UserError(f"audio file {path}: {error.strerror or error}; check the path") from error
+    overrides = [*options]
+    overrides += [f"model.ckpt={checkpoint}"] if checkpoint else []
+    overrides += [f"run.device={device}"] if device else []
+    config = load_config(config_path, overrides, REQUIRED_PATHS)
+    return Answerer.from_config(config, choose_device(config.run.device))

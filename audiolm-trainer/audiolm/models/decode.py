@@ -15,6 +15,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     StoppingCriteriaList,
 )
+from transformers.generation.streamers import BaseStreamer
 
 from audiolm.config import GenerateConfig
 from audiolm.models.llm import stop_token_ids
@@ -92,6 +93,7 @@ def generate_ids(
     *,
     guard: RunawayGuard | None = None,
     seeds: Sequence[int] | None = None,
+    streamer: BaseStreamer | None = None,
 ) -> torch.Tensor:
     """New token ids (B, at most max_new_tokens), stopped row by row and padded at the end.
 
@@ -101,6 +103,7 @@ def generate_ids(
     Args:
         seeds: of sampling, one per row; None draws them from torch's generator. With beams, torch's
             generator does the sampling, for all rows together.
+        streamer: is given the ids of one row as they are decoded; not with beams.
     """
     options = read_generate_config(generate_cfg)
     rules = EndRules.build(llm, tokenizer, options.end_sym, end_text)
@@ -135,6 +138,7 @@ def generate_ids(
         generation_config=generation,
         logits_processor=processors,
         stopping_criteria=criteria,
+        streamer=streamer,
     )
 
 
