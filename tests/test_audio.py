@@ -64,7 +64,10 @@ def load_golden_clip(name: str, tmp_path: Path) -> np.ndarray:
 def test_log_mel_of_golden_clips(name: str, golden: Golden, tmp_path: Path) -> None:
     log_mel = LogMel.from_pretrained(GOLDEN_DIR / "components" / "whisper")
     samples = load_golden_clip(name, tmp_path)
-    assert golden.check(f"dataset.{name}.spectrogram_t13", log_mel(samples)[:, ::13]), golden.errors
+    expected = golden.t[f"dataset.{name}.spectrogram_t13"]
+    # The logarithm of bands near silence magnifies the rounding of each processor's own Fourier
+    # transform: 2e-6 on the recording's, up to 6e-5 on one with AVX-512.
+    torch.testing.assert_close(log_mel(samples)[:, ::13], expected, atol=1e-4, rtol=0)
 
 
 def test_resampled_golden_clip(golden: Golden, tmp_path: Path) -> None:

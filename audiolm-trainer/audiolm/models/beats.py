@@ -216,16 +216,20 @@ class PositionalConvolution(nn.Module):
         """(N, D) -> (N, D); each clip is convolved alone, with zeros around it."""
         # Five times faster than Tensor.norm over the leading dimensions.
         norm = self.weight_v.square().sum(dim=(0, 1), keepdim=True).sqrt()
-        weight = self.weight_v * (self.weight_g / norm)
+        weight, bias = self.weight_v * (self.weight_g / norm), self.bias
         padding = weight.shape[2] // 2
+        # oneDNN on processors with AMX: bfloat16 groups of 12 channels, say, come out wrong.
+        is_unsafe = x.device.type == "cpu" and x.dtype == torch.bfloat16
+        compute_type = torch.float32 if is_unsafe else x.dtype
+        weight, bias = weight.to(compute_type), bias.to(compute_type)
         outputs = []
-        for clip in x.split(lengths):
+        for clip in x.to(compute_type).split(lengths):
             convolved = functional.conv1d(
-                clip.T.unsqueeze(0), weight, self.bias, padding=padding, groups=self.num_groups
+                clip.T.unsqueeze(0), weight, bias, padding=padding, groups=self.num_groups
             )
             # An even kernel yields one position too many at the end.
             outputs.append(convolved[0, :, : clip.shape[0]].T)
-        return functional.gelu(torch.cat(outputs))
+        return functional.gelu(torch.cat(outputs)).to(x.dtype)
 
 
 class BeatsLayer(nn.Module):
