@@ -1,10 +1,11 @@
 """How fast clips are loaded: ours, against librosa with transformers, and a plain DataLoader.
 
-    python benchmarks/data_loading.py --work DIR [--clips N] [--rounds N] [--workers 0 1 2]
+    python benchmarks/data_loading.py --work DIR [--clips N] [--rounds N] [--workers 0 1 2] \\
+        [--out JSON]
 
 In: nothing; clips of 10 s are made under DIR. Out: a table of clips per second by format and number
-of loading processes, medians over rounds in which the ways take turns, and a JSON line with every
-sample.
+of loading processes, medians over rounds in which the ways take turns, and a JSON with every
+sample, that `data_tables.py` makes the table of again.
 
 - ours: `AudioDataset`, `EvaluationBatchSampler`, `build_loader`, as evaluation uses them.
 - librosa: `librosa.load(path, sr=16000)` and `WhisperFeatureExtractor`, in a DataLoader.
@@ -16,7 +17,6 @@ Every way gives log-mel (80, 3000) and the waveform of each clip, in batches of 
 
 import argparse
 import json
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +26,8 @@ from typing import Any
 import numpy as np
 import soundfile
 import torch
+from data_tables import format_loading
+from midsize import describe_start
 from torch.utils.data import DataLoader, Dataset
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,6 +38,7 @@ from audiolm.data.batches import build_loader  # noqa: E402
 from audiolm.data.clips import Clip  # noqa: E402
 from audiolm.data.dataset import AudioDataset  # noqa: E402
 from audiolm.data.sampler import EvaluationBatchSampler  # noqa: E402
+from audiolm.evaluation.machine import describe_machine, find_commit  # noqa: E402
 
 CLIP_SECONDS = 10.0
 BATCH_SIZE = 8
@@ -91,7 +94,9 @@ def main() -> int:
     parser.add_argument("--clips", type=int, default=64, help="clips per pass")
     parser.add_argument("--rounds", type=int, default=3, help="passes of each way")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, help="JSON to write (data_loading.json in DIR)")
     arguments = parser.parse_args()
+    started_at = describe_start()
     torch.set_num_threads(1)
     samples: dict[str, list[float]] = {}
     for name, (suffix, rate_hz) in FORMATS.items():
@@ -106,8 +111,17 @@ def main() -> int:
                     num_clips = run_pass(passes[way])
                     speed = num_clips / (time.perf_counter() - started)
                     samples.setdefault(f"{name}/{num_workers}/{way}", []).append(round(speed, 2))
-    print(json.dumps({"clips_per_second": samples}))
-    print("\n".join(format_table(samples, arguments.workers)))
+    report = {
+        "benchmark": "data_loading",
+        **started_at,
+        "settings": {"clips": arguments.clips, "rounds": arguments.rounds},
+        "machine": describe_machine(torch.device("cpu")),
+        "commit": find_commit(),
+        "clips_per_second": samples,
+    }
+    out = arguments.out or arguments.work / "data_loading.json"
+    out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    print(f"{format_loading(report)}\n{out}")
     return 0
 
 
@@ -150,23 +164,6 @@ def collate_plainly(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def run_pass(start: Callable[[], Iterator[Any]]) -> int:
     return sum(len(batch["spectrogram"]) for batch in start())
-
-
-def format_table(samples: dict[str, list[float]], workers: Sequence[int]) -> list[str]:
-    lines = [
-        "| clips/s | loading processes | ours | librosa | plain | ours / librosa | ours / plain |",
-        "|---|---:|---:|---:|---:|---:|---:|",
-    ]
-    for name in FORMATS:
-        for num_workers in workers:
-            ours, librosa, plain = (
-                statistics.median(samples[f"{name}/{num_workers}/{way}"]) for way in WAYS
-            )
-            lines.append(
-                f"| {name} | {num_workers} | {ours:.0f} | {librosa:.0f} | {plain:.0f} | "
-                f"{ours / librosa:.1f} | {ours / plain:.1f} |"
-            )
-    return lines
 
 
 if __name__ == "__main__":

@@ -165,11 +165,11 @@ def make_loader(clips: list[Clip], prefix: Path, **options: Any) -> tuple[AudioD
 
 
 def test_error_in_a_loading_process_arrives_as_one_line(tmp_path: Path) -> None:
-    _, loader = make_loader([Clip(0, "none.wav")], tmp_path)
+    _, loader = make_loader([Clip(0, "none.wav", testset_id="test0042")], tmp_path)
     with pytest.raises(UserError) as caught:
         list(loader)
     message = str(caught.value)
-    assert message.startswith("annotation[0] (none.wav): audio file ")
+    assert message.startswith("annotation[0] (none.wav, test0042): audio file ")
     assert message.endswith("skip leaves such clips out")
     assert "\n" not in message
     assert "Traceback" not in message

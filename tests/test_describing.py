@@ -1,6 +1,9 @@
 """`stats` and `leaks`: the numbers are right, and what train and test share is found."""
 
 import json
+import os
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from audiolm.data.statistics import compute_statistics
 from audiolm.errors import UserError
 from tests.corpora import copy_audio, write_audio, write_entries
 
+PACKAGE_PARENT = Path(__file__).resolve().parent.parent / "audiolm-trainer"
 ROWS: list[dict[str, Any]] = [
     {"path": "c1/a.wav", "text": "the cat sat", "task": "asr", "duration": 2.5},
     {"path": "c1/b.wav", "text": "The cat, the dog!", "duration": 3600},
@@ -135,6 +139,35 @@ def test_parts_of_a_split_do_not_leak(tmp_path: Path) -> None:
     main(["split", str(path), "-o", str(tmp_path / "p"), "--test", "0.2"])
     files = [str(tmp_path / f"p/{part}.json") for part in ("train", "test")]
     assert main(["leaks", *files, "--by", "path", "text"]) == 0
+
+
+def test_parts_grouped_by_text_share_no_words(tmp_path: Path) -> None:
+    """However they are written: with other capitals, marks or spaces."""
+    forms = ("The door {} opens.", "the door {} opens", "...the  door {}, opens!")
+    rows = [
+        {"path": f"{i}.wav", "text": forms[i % 3].format(chr(97 + i // 3))} for i in range(3 * 26)
+    ]
+    rows.append({"path": "two.wav", "text": ["A door.", "It opens."]})
+    path = write_entries(tmp_path / "x.json", rows)
+    for group, status in (("path", 1), ("text", 0)):
+        folder = tmp_path / group
+        options = ["--valid", "0", "--test", "0.3", "--group", group]
+        main(["split", str(path), "-o", str(folder), *options])
+        files = [str(folder / f"{part}.json") for part in ("train", "test")]
+        assert main(["leaks", *files, "--by", "text"]) == status
+
+
+def test_nothing_is_said_when_the_reader_stops(tmp_path: Path) -> None:
+    path = write_entries(tmp_path / "x.json", [{"path": "a.wav", "text": "x"}])
+    command = [sys.executable, "-m", "audiolm.data", "stats", str(path)]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        command, stdout=writing, stderr=subprocess.PIPE, cwd=PACKAGE_PARENT, text=True, check=False
+    )
+    os.close(writing)
+    assert done.returncode == 141
+    assert "error" not in done.stderr.lower()
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+BROKEN_PIPE_STATUS = 141  # 128 + SIGPIPE, as a shell counts
+
 
 class UserError(ValueError):
     """Bad input: a path, an option, a file's content. The message is one line and names the fix."""
@@ -20,13 +22,18 @@ def run_command(main: Callable[[Sequence[str]], int]) -> NoReturn:
     """Run a script's `main(arguments)` and exit with its status.
 
     A `UserError` or an operating system error becomes one line on stderr and exit status 2;
-    `--debug` among the arguments shows the traceback instead. Ctrl-C exits with 130.
+    `--debug` among the arguments shows the traceback instead. Ctrl-C exits with 130, and nothing is
+    said when whoever reads the output stops reading.
     """
     _quiet_the_screen()
     arguments = sys.argv[1:]
     is_debug = "--debug" in arguments
     try:
         status = main(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = BROKEN_PIPE_STATUS
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = 130

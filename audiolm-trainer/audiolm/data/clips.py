@@ -71,8 +71,9 @@ class Clip:
 
     @property
     def place(self) -> str:
-        """Where its entry is, for messages."""
-        entry = f"annotation[{self.index}] ({self.name})"
+        """Where its entry is, for messages: position, path, and id where it has one."""
+        testset_id = f", {self.testset_id}" if self.testset_id else ""
+        entry = f"annotation[{self.index}] ({self.name}{testset_id})"
         return f"{self.source}: {entry}" if self.source else entry
 
 

@@ -1,9 +1,9 @@
 """Deal an annotation out into train, valid and test, so that it stays dealt out that way.
 
 In: an annotation, fractions, a seed. Out: three annotations in a folder. What part an entry goes to
-is decided by a hash of the seed and of the entry's group (its audio file, or a key such as
-`speaker`): nothing else in the annotation matters, so added rows move no old ones, rows of one
-group stay together, and every task is dealt out in the same proportion.
+is decided by a hash of the seed and of the entry's group (its audio file, the words of its texts,
+or a key such as `speaker`): nothing else in the annotation matters, so added rows move no old ones,
+rows of one group stay together, and every task is dealt out in the same proportion.
 """
 
 from collections import Counter
@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from audiolm.data.entries import Entry, NoEntryError, number_entries, write_entries
-from audiolm.data.identity import clean_path, draw_fraction
+from audiolm.data.identity import clean_path, draw_fraction, list_texts, normalise_text
 from audiolm.data.outputs import whole_folder
 from audiolm.data.reshaping import iterate_checked
 from audiolm.errors import UserError
 
 PARTS = ("train", "valid", "test")
 GROUP_BY_AUDIO = "path"
+GROUP_BY_WORDS = "text"
 
 
 @dataclass
@@ -42,6 +43,8 @@ def choose_part(entry: Entry, fractions: dict[str, float], seed: int, group_key:
         raise UserError(
             f"the entry of {entry['path']} has no {group_key!r}; choose another --group"
         )
+    elif group_key == GROUP_BY_WORDS:
+        group = sorted({normalise_text(text) for text in list_texts(entry)})
     else:
         group = entry[group_key]
     drawn = draw_fraction(seed, "split", group)
@@ -71,7 +74,8 @@ def split_annotation(
         output: folder to make.
         valid, test: fractions of the groups; 0 leaves the part out.
         seed: another one deals out otherwise.
-        group_key: entries in which this is equal stay together; "path": the audio file.
+        group_key: entries in which this is equal stay together; "path": the audio file; "text": the
+            words of all texts, as `find_leaks` compares them.
         suffix: .json, .jsonl or .jsonl.gz.
         overwrite: whether a folder that is there may be replaced.
 

@@ -41,7 +41,7 @@ def format_text(statistics: AnnotationStatistics) -> list[str]:
     if unknown:
         lines.append(f"length unknown: {unknown:,} clips (give --prefix to read their headers)")
     lines += ["", "clips by seconds"]
-    lines += _draw_bars(whole.second_bins, SECONDS_PER_BAR, LAST_SECOND_BIN - 1)
+    lines += _draw_bars(whole.second_bins, SECONDS_PER_BAR, LAST_SECOND_BIN - 1, is_whole=False)
     lines += ["", "texts by words", *_draw_bars(whole.word_bins, WORDS_PER_BAR, LAST_WORD_BIN)]
     top = ", ".join(
         f"{word} {count:,}" for word, count in whole.vocabulary.most_common(NUM_TOP_WORDS)
@@ -123,22 +123,25 @@ def _list_cells(group: GroupStatistics) -> tuple[str, ...]:
     )
 
 
-def _draw_bars(bins: Counter[int], width: int, last: int) -> list[str]:
-    """A line for `width` bins together; what is at `last` or above is one line."""
+def _draw_bars(bins: Counter[int], width: int, last: int, *, is_whole: bool = True) -> list[str]:
+    """A line for `width` bins together; what is at `last` or above is one line.
+
+    Whole numbers (`is_whole`) are named 0-4, 5-9; others, whose bins reach to the next, 0-2, 2-4.
+    """
     joined: Counter[int] = Counter()
     for value, count in bins.items():
         joined[min(value, last) // width * width] += count
     highest = max(joined.values(), default=0)
     return [
         (
-            f"  {_name_bin(first, width, last):>8}{joined[first]:>10,}  "
+            f"  {_name_bin(first, width, last, is_whole):>8}{joined[first]:>10,}  "
             + "#" * round(BAR_CHARACTERS * joined[first] / highest)
         ).rstrip()
         for first in range(0, max(joined, default=-1) + 1, width)
     ]
 
 
-def _name_bin(first: int, width: int, last: int) -> str:
+def _name_bin(first: int, width: int, last: int, is_whole: bool = True) -> str:
     if first >= last:
         return f"{last}+"
-    return str(first) if width == 1 else f"{first}-{first + width - 1}"
+    return str(first) if width == 1 else f"{first}-{first + width - (1 if is_whole else 0)}"
