@@ -104,7 +104,7 @@ def measure_inference(way: str, setup: Setup) -> Samples:
     from transformers import WhisperFeatureExtractor
 
     from audiolm.audio.features import LogMel
-    from audiolm.evaluation.efficiency import Workload
+    from audiolm.evaluation.workload import Workload
 
     model = build_model(way, setup)
     item = build_dataset(setup, FILE_RATES_HZ[0])[0]

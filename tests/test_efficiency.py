@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,11 +20,14 @@ import evaluate_efficiency_salmonn as script
 from audiolm.audio.features import LogMel
 from audiolm.config import GenerateConfig
 from audiolm.errors import UserError
-from audiolm.evaluation import machine, memory, timing
-from audiolm.evaluation.efficiency import Workload
-from audiolm.evaluation.efficiency_report import choose_report_path, format_report, save_report
+from audiolm.evaluation import machine, memory, roofline, timing
+from audiolm.evaluation.efficiency_page import build_page
+from audiolm.evaluation.efficiency_report import choose_report_path, save_report
+from audiolm.evaluation.efficiency_tables import format_report
 from audiolm.evaluation.forced_decoding import ForcedDecoder
-from audiolm.evaluation.timing_clip import build_synthetic_clip, load_timing_clip
+from audiolm.evaluation.roofline import MachineLimits
+from audiolm.evaluation.timing_clip import build_noise_clip, build_synthetic_clip, load_timing_clip
+from audiolm.evaluation.workload import PHASES, Workload
 from audiolm.models.decode import generate_ids
 from audiolm.models.llm import stop_token_ids
 from audiolm.models.salmonn import SALMONN
@@ -32,6 +37,7 @@ from tests.golden import GOLDEN_DIR, Golden
 ROOT = Path(__file__).resolve().parents[1]
 MIB = 2**20
 CLOCK_SLACK_SECONDS = 1e-9  # sums of differences of float64 clock readings
+LIMITS = MachineLimits(1e10, 1e11, "float32")
 PROMPT = "USER: <Speech><SpeechHere></Speech> Transcribe the recording.\nASSISTANT:"
 CPU = torch.device("cpu")
 has_reset = pytest.mark.skipif(
@@ -46,6 +52,14 @@ def qformer_options(variant: str) -> list[str]:
 
 def load_log_mel(variant: str = "dev") -> LogMel:
     return LogMel.from_pretrained(GOLDEN_DIR / variant / "components" / "whisper")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_limits() -> Iterator[None]:
+    """The machine is not measured anew for each report."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(roofline, "measure_limits", lambda device, dtype: LIMITS)
+        yield
 
 
 def run(out: Path, *words: str, variant: str = "dev", options: tuple[str, ...] = ()) -> Any:
@@ -66,108 +80,192 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def test_report_holds_settings_samples_and_machine(report: Any) -> None:
-    kinds = [iteration["kind"] for iteration in report["iterations"]]
-    assert kinds == ["cold", "warmup", "measured", "measured", "measured"]
+    (case,) = report["cases"]
+    kinds = [iteration["kind"] for iteration in case["iterations"]]
+    num_warmup = case["warmup"]["num"]
+    assert kinds == ["cold", *["warmup"] * num_warmup, *["measured"] * 3]
+    assert 1 <= num_warmup <= 5
     assert report["settings"]["num_it"] == 3
     assert report["settings"]["prompt"] == PROMPT
-    assert report["audio"] == {"source": "synthetic", "seconds": 10.0, "was_cut": False}
-    assert report["lengths"]["num_audio_tokens"] == 88
-    assert report["lengths"]["num_new_tokens"] == 5
-    assert report["machine"]["num_threads"] == 1
+    assert case["audio"] == {"source": "synthetic", "seconds": 10.0, "was_cut": False}
+    assert case["lengths"]["num_audio_tokens"] == 88
+    assert case["lengths"]["num_new_tokens"] == 5
+    assert report["machine"]["num_threads"] == torch.get_num_threads()
     assert report["machine"]["packages"]["torch"] == torch.__version__
     assert report["machine"]["device_name"]
     assert report["config"]["model"]["qformer"]["hidden_size"] == 56
     assert "token" not in report["config"]["model"]
-    assert report["loading_seconds"] > 0
-    cold = report["iterations"][0]
-    assert report["cold"] == {name: value for name, value in cold.items() if name != "kind"}
+    assert report["model_loading_seconds"] > 0
+    cold = case["iterations"][0]
+    drop = ("kind", "token_seconds")
+    assert case["cold"] == {name: value for name, value in cold.items() if name not in drop}
 
 
-def test_phases_add_up_and_tpot_is_the_rest_per_token(report: Any) -> None:
-    num_new_tokens = report["lengths"]["num_new_tokens"]
-    phases = [f"{name}_seconds" for name in ("log_mel", "encode", "prompt", "prefill", "decode")]
-    for times in report["iterations"]:
+def test_phases_add_up_to_the_wall_time(report: Any) -> None:
+    """Within 2 %, by a clock of its own: nothing is forgotten and nothing counted twice."""
+    (case,) = report["cases"]
+    assert case["phases"] == list(PHASES)
+    for times in case["iterations"]:
+        phases = [times[f"{name}_seconds"] for name in PHASES]
+        assert all(seconds > 0 for seconds in phases)
+        assert sum(phases) == pytest.approx(times["wall_seconds"], rel=0.02)
+
+
+def test_ttft_starts_in_memory_and_tpot_is_the_rest_per_token(report: Any) -> None:
+    (case,) = report["cases"]
+    num_new_tokens = case["lengths"]["num_new_tokens"]
+    before = PHASES[PHASES.index("log_mel") : PHASES.index("first_token") + 1]
+    for times in case["iterations"]:
         ttft, total = times["ttft_seconds"], times["total_seconds"]
-        assert all(times[name] > 0 for name in phases)
-        assert sum(times[n] for n in phases) == pytest.approx(total, abs=CLOCK_SLACK_SECONDS)
-        assert sum(times[n] for n in phases[:4]) == pytest.approx(ttft, abs=CLOCK_SLACK_SECONDS)
+        slack = CLOCK_SLACK_SECONDS
+        assert sum(times[f"{n}_seconds"] for n in before) == pytest.approx(ttft, abs=slack)
+        assert ttft + times["decode_seconds"] == pytest.approx(total, abs=slack)
         expected = (total - ttft) / (num_new_tokens - 1)
         assert times["tpot_seconds"] == pytest.approx(expected, rel=1e-12)
+        gaps = times["token_seconds"]
+        assert len(gaps) == num_new_tokens - 1
+        assert sum(gaps) <= times["decode_seconds"]
 
 
 def test_summary_is_that_of_the_measured_samples(report: Any) -> None:
-    measured = [times for times in report["iterations"] if times["kind"] == "measured"]
-    for name, summary in report["summary"].items():
-        samples = [times[name] for times in measured]
+    (case,) = report["cases"]
+    measured = [times for times in case["iterations"] if times["kind"] == "measured"]
+    for name, summary in case["summary"].items():
+        if name == "itl_seconds":
+            samples = [gap for times in measured for gap in times["token_seconds"]]
+        else:
+            samples = [times[name] for times in measured]
         assert summary["min"] == min(samples)
         assert summary["max"] == max(samples)
         assert summary["p50"] == pytest.approx(np.median(samples), rel=1e-12)
         assert summary["mean"] == pytest.approx(np.mean(samples), rel=1e-12)
         assert summary["std"] == pytest.approx(np.std(samples, ddof=1), rel=1e-9)
+        assert min(samples) <= summary["mean_low"] <= summary["mean"] <= summary["mean_high"]
+    seconds = sum(times["wall_seconds"] for times in measured)
+    throughput = case["throughput"]
+    assert throughput["clips_per_second"] == pytest.approx(3 / seconds)
+    assert throughput["rtfx"] == pytest.approx(30 / seconds)
+    assert throughput["new_tokens_per_second"] == pytest.approx(15 / seconds)
 
 
-def test_memory_by_part(report: Any) -> None:
-    sizes = report["memory"]["weights_bytes"]
+def test_memory_by_part_and_phase(report: Any) -> None:
+    sizes = report["weights_bytes"]
+    (case,) = report["cases"]
     assert list(sizes) == [*memory.PARTS, "total"]
     assert sum(sizes[part] for part in memory.PARTS) == sizes["total"]
     assert all(sizes[part] > 0 for part in memory.PARTS)
-    assert sum(report["memory"]["weights_bytes_by_type"].values()) == sizes["total"]
+    assert sum(report["weights_bytes_by_type"].values()) == sizes["total"]
     # keys and values, 2 layers, 2 heads of width 16, float32
-    num_positions = report["lengths"]["num_prompt_positions"] + 5 - 1
-    assert report["lengths"]["num_cache_positions"] == num_positions
-    assert report["memory"]["kv_cache_bytes"] == num_positions * 2 * 2 * 2 * 16 * 4
-    assert report["memory"]["gpu_peak_allocated_bytes"] is None
+    num_positions = case["lengths"]["num_prompt_positions"] + 5 - 1
+    assert case["lengths"]["num_cache_positions"] == num_positions
+    assert case["memory"]["kv_cache_bytes"] == num_positions * 2 * 2 * 2 * 16 * 4
+    assert case["memory"]["gpu_peak_allocated_bytes"] is None
+    assert list(case["memory"]["phases"]) == list(PHASES)
 
 
-def test_table_shows_times_and_memory(report: Any) -> None:
+def test_tables_and_page_show_the_numbers(report: Any, tmp_path: Path) -> None:
     table = format_report(report)
-    p50_ms = f"{1000 * report['summary']['tpot_seconds']['p50']:.2f}"
+    (case,) = report["cases"]
+    p50_ms = f"{1000 * case['summary']['tpot_seconds']['p50']:.2f}"
     tpot_line = next(line for line in table.splitlines() if line.startswith("TPOT"))
     assert p50_ms in tpot_line.split()
-    assert f"{report['memory']['weights_bytes']['total'] / MIB:.1f}" in table
-    report = {**report, "memory": {**report["memory"], "process_peak_bytes": None}}
-    assert "not measured" in format_report(report)
+    assert f"{report['weights_bytes']['total'] / MIB:.1f}" in table
+    assert "reads 10.0 GB/s and multiplies 100 GFLOP/s" in table
+    assert tpot_line in build_page(report)
+    unknown = {**case, "memory": {**case["memory"], "process_peak_bytes": None}}
+    assert "not measured" in format_report({**report, "cases": [unknown]})
+
+
+def test_page_needs_nothing_else_and_its_bars_are_the_phases(report: Any) -> None:
+    page = build_page(report)
+    assert not re.search(r"https?://(?!www.w3.org/2000/svg)|<link|<script", page)
+    bars = re.findall(r'width="([\d.]+)" height="30"', page)
+    (case,) = report["cases"]
+    medians = [case["summary"][f"{name}_seconds"]["p50"] for name in PHASES]
+    expected = [m / sum(medians) for m in medians]
+    widths = [float(bar) for bar in bars]
+    assert [w / sum(widths) for w in widths] == pytest.approx(expected, abs=1e-3)
 
 
 def test_without_beats(tmp_path: Path) -> None:
     report = run(tmp_path / "x.json", variant="nobeats")
-    assert report["memory"]["weights_bytes"]["beats"] == 0
-    assert report["memory"]["weights_bytes"]["whisper"] > 0
+    assert report["weights_bytes"]["beats"] == 0
+    assert report["weights_bytes"]["whisper"] > 0
+    (case,) = report["cases"]
+    assert case["phases"] == [name for name in PHASES if name not in ("fbank", "beats")]
+    assert (tmp_path / "x.html").is_file()
 
 
-def test_batch_and_light_mode(tmp_path: Path, report: Any) -> None:
+def test_batches_lengths_and_light_mode(tmp_path: Path, report: Any) -> None:
     light = ("model.audio_tokens=length_aware", "model.whisper_input=trimmed")
-    batched = run(tmp_path / "x.json", "--batch_size", "2", options=light)
-    assert batched["lengths"]["num_audio_tokens"] == 30  # 10 s in windows of 17 frames
-    per_row = report["memory"]["kv_cache_bytes"] / report["lengths"]["num_cache_positions"]
-    expected = 2 * per_row * batched["lengths"]["num_cache_positions"]
-    assert batched["memory"]["kv_cache_bytes"] == expected
+    words = ("--batch_sizes", "1", "2", "--seconds", "5", "10", "--noise")
+    found = run(tmp_path / "x.json", *words, options=light)
+    cases = found["cases"]
+    shape = [(case["audio"]["seconds"], case["batch_size"]) for case in cases]
+    assert shape == [(5, 1), (5, 2), (10, 1), (10, 2)]
+    assert {case["audio"]["source"] for case in cases} == {"noise"}
+    # 10 s in windows of 17 frames
+    assert [case["lengths"]["num_audio_tokens"] for case in cases] == [15, 15, 30, 30]
+    plain = report["cases"][0]
+    per_row = plain["memory"]["kv_cache_bytes"] / plain["lengths"]["num_cache_positions"]
+    expected = 2 * per_row * cases[3]["lengths"]["num_cache_positions"]
+    assert cases[3]["memory"]["kv_cache_bytes"] == expected
+    assert len(format_report(found).split("TTFT and TPOT are medians")) == 2
+
+
+def test_case_without_memory_does_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    observe = Workload.observe
+
+    def observe_small(self: Workload, observer: Any) -> None:
+        if len(self.waveforms) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried\nmore")
+        observe(self, observer)
+
+    monkeypatch.setattr(Workload, "observe", observe_small)
+    report = run(tmp_path / "x.json", "--batch_sizes", "2", "1")
+    assert report["cases"][0]["error"] == "out of memory: CUDA out of memory. Tried"
+    assert "summary" in report["cases"][1]
+    assert "not measured: out of memory" in format_report(report)
 
 
 def test_audio_file(tmp_path: Path) -> None:
     path = tmp_path / "clip.wav"
     soundfile.write(path, 0.1 * np.sin(np.arange(2 * 8000) / 5), 8000)
     report = run(tmp_path / "x.json", "--audio", str(path))
-    assert report["audio"] == {"source": str(path), "seconds": 2.0, "was_cut": False}
+    expected = {"source": str(path), "seconds": 2.0, "was_cut": False}
+    assert report["cases"][0]["audio"] == expected
     assert report["settings"]["seed"] is None
+
+
+def test_organisers_protocol_is_labelled_and_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Log-mel outside the timer, one decode step, means, memory never reset."""
+    resets: list[str] = []
+    monkeypatch.setattr(memory, "_reset_process_peak", lambda: resets.append("reset"))
+    report = run(tmp_path / "x.json", "--compat")
+    assert report["protocol"] == "organiser's protocol (--compat)"
+    samples = report["samples"]
+    assert len(samples) == 3
+    mean = np.mean([sample["ttft_seconds"] for sample in samples])
+    assert report["mean_ttft_seconds"] == pytest.approx(mean)
+    for sample in samples:
+        parts = sample["ttft_seconds"] + sample["tpot_seconds"]
+        assert sample["inference_seconds"] >= parts
+    assert not resets
+    printed = capsys.readouterr().out
+    assert "organiser's protocol" in printed
+    assert "not comparable" in printed
+    with pytest.raises(UserError, match="--compat measures 10 s of noise at batch 1"):
+        run(tmp_path / "y.json", "--compat", "--seconds", "5")
 
 
 def test_hub_token_is_never_written(tmp_path: Path) -> None:
     secret = "hub" + "-secret-7"
     run(tmp_path / "x.json", options=(f"model.token={secret}",))
     assert secret not in (tmp_path / "x.json").read_text()
-
-
-def test_help_does_not_load_torch() -> None:
-    program = (
-        "import sys, evaluate_efficiency_salmonn as s\n"
-        "try: s.main(['--help'])\n"
-        "except SystemExit: sys.exit('torch' in sys.modules)"
-    )
-    command = [sys.executable, "-c", program]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
-    assert result.returncode == 0
-    assert b"--num_warmup" in result.stdout
 
 
 # --- decoding -------------------------------------------------------------------------------
@@ -271,38 +369,91 @@ def make_answer(seconds: float) -> timing.Answer:
 
 def test_cold_call_and_warmup_do_not_count() -> None:
     durations = iter([100.0, 50.0, 40.0, 1.0, 2.0, 3.0])
-    iterations = timing.repeat_answers(lambda: make_answer(next(durations)), 2, 3)
+    told: list[str] = []
+    # two at least, at most ten: two groups of five that agree are never there
+    warmup = timing.Warmup(2)
+    assert not warmup.is_over([1.0])
+    assert warmup.num_most == 10
+    warmup = SimpleNamespace(is_over=lambda warm: len(warm) == 2)
+    iterations = timing.repeat_answers(
+        lambda: make_answer(next(durations)),
+        warmup,  # type: ignore[arg-type]
+        3,
+        told.append,
+    )
     assert [kind for kind, _ in iterations] == ["cold", "warmup", "warmup", *["measured"] * 3]
+    assert told == [kind for kind, _ in iterations]
     summary = timing.summarise_measured(iterations)
     assert summary["total_seconds"]["mean"] == 2.0
     assert summary["total_seconds"]["max"] == 3.0
     assert summary["tpot_seconds"]["p50"] == 0.5  # (2 - 0.5) / 3
 
 
+def test_warmup_lasts_until_the_times_are_stable() -> None:
+    warmup = timing.Warmup(10)
+    falling = [100.0 * 0.9**n for n in range(200)]
+    counts = [n for n in range(200) if warmup.is_over(falling[:n])]
+    assert counts[0] == 50  # never stable: five times the least
+    settled = [*falling[:20], *[8.0] * 200]
+    assert not any(warmup.is_over(settled[:n]) for n in range(28))
+    assert warmup.is_over(settled[:28])  # the last three of a group of five decide its median
+    assert timing.Warmup(0).is_over([])
+
+
 def test_summarise_known_values() -> None:
     summary = timing.summarise([float(value) for value in range(101)])
     assert (summary["p50"], summary["p90"], summary["p99"]) == (50.0, 90.0, 99.0)
     assert summary["std"] == pytest.approx(29.300170647967224)  # sqrt(101 * 102 / 12)
+    # the mean of 101 draws from 0 ... 100 has the deviation 29.15 / sqrt(101) = 2.9
+    assert summary["mean_low"] == pytest.approx(50 - 1.96 * 2.9, abs=1)
+    assert summary["mean_high"] == pytest.approx(50 + 1.96 * 2.9, abs=1)
     assert timing.summarise([2.0])["std"] is None
 
 
-def test_gpu_clock_waits_for_the_device_before_every_reading(
+def test_gpu_clock_marks_with_events_and_waits_at_both_ends_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    events: list[str] = []
+    log: list[str] = []
 
-    def read() -> float:
-        events.append("read")
-        return float(len(events))
+    class FakeEvent:
+        clock = iter(range(100))
 
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: events.append("wait"))
-    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=read))
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self, stream: Any) -> None:
+            self.ms = 10.0 * next(self.clock)
+            log.append("event")
+
+        def synchronize(self) -> None:
+            log.append("wait for event")
+
+        def elapsed_time(self, other: "FakeEvent") -> float:
+            return other.ms - self.ms
+
+    monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: log.append("wait"))
     clock = timing.PhaseClock(torch.device("cuda"))
     clock.end_phase("prefill")
+    clock.end_token()
+    clock.end_token()
     clock.end_phase("decode")
-    assert events == ["wait", "read"] * 3
-    assert clock.phase_seconds == {"prefill": 2.0, "decode": 2.0}
-    assert clock.seconds_until("decode") == 4.0
+    clock.stop()
+    assert log == ["wait", *["event"] * 5, "wait"]
+    assert clock.phase_seconds == pytest.approx({"prefill": 0.01, "decode": 0.03})
+    assert clock.token_seconds == pytest.approx([0.01, 0.01])
+    assert clock.seconds_until("decode") == pytest.approx(0.04)
+
+
+def test_phase_that_ends_twice_gets_both_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = iter([0.0, 0.0, 1.0, 3.0, 6.0])
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: next(readings)))
+    clock = timing.PhaseClock(CPU)
+    for name in ("whisper", "fbank", "whisper"):
+        clock.end_phase(name)
+    assert clock.phase_seconds == {"whisper": 4.0, "fbank": 2.0}
+    assert clock.seconds_until("whisper") == 6.0
 
 
 # --- memory ---------------------------------------------------------------------------------
@@ -386,7 +537,7 @@ def test_reported_peak_excludes_loading(tmp_path: Path, monkeypatch: pytest.Monk
         return from_config(*args, **kwargs)
 
     monkeypatch.setattr(SALMONN, "from_config", load_wastefully)
-    used = run(tmp_path / "x.json")["memory"]
+    used = run(tmp_path / "x.json")["cases"][0]["memory"]
     # the tiny model itself needs some 50 MiB to encode 10 s
     assert used["process_before_bytes"] <= used["process_peak_bytes"]
     assert used["process_peak_bytes"] < used["process_before_bytes"] + 200 * MIB
@@ -434,10 +585,22 @@ def test_gpu_peak_is_reset_first_and_read_last(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_on_gpu(tmp_path: Path) -> None:
     report = run(tmp_path / "x.json", "--device", "cuda")
-    used = report["memory"]
-    assert used["gpu_before_bytes"] >= used["weights_bytes"]["total"]
+    used = report["cases"][0]["memory"]
+    for times in report["cases"][0]["iterations"]:
+        phases = sum(times[f"{name}_seconds"] for name in PHASES)
+        assert phases == pytest.approx(times["wall_seconds"], rel=0.02)
+    assert used["gpu_before_bytes"] >= report["weights_bytes"]["total"]
     assert used["gpu_peak_allocated_bytes"] > used["gpu_before_bytes"]
     assert used["gpu_peak_reserved_bytes"] >= used["gpu_peak_allocated_bytes"]
+
+
+def test_noise_is_seeded_noise() -> None:
+    clip = build_noise_clip(1.0, seed=3)
+    assert (clip.samples == build_noise_clip(1.0, seed=3).samples).all()
+    assert (clip.samples != build_noise_clip(1.0, seed=4).samples).any()
+    spectrum = np.abs(np.fft.rfft(clip.samples)) ** 2
+    low, high = spectrum[1:4000].mean(), spectrum[4000:8000].mean()
+    assert low == pytest.approx(high, rel=0.2)  # white
 
 
 # --- clips ----------------------------------------------------------------------------------
@@ -473,7 +636,9 @@ def test_seconds_of_a_file(tmp_path: Path) -> None:
         (["--num_it", "0"], "--num_it 0: give 1 or more"),
         (["--num_warmup", "-1"], "--num_warmup -1: give 0 or more"),
         (["--new_tokens", "1"], "--new_tokens 1: give 2 or more: TPOT"),
-        (["--batch_size", "0"], "--batch_size 0: give 1 or more"),
+        (["--batch_size", "0"], "--batch_sizes 0: give 1 or more"),
+        (["--batch_sizes", "1", "-2"], "--batch_sizes -2: give 1 or more"),
+        (["--resume", "auto"], "--resume goes with --sweep"),
         (["--seconds", "31"], "--seconds 31: a clip is 1 to 30 s long"),
         (["--seconds", "nan"], "--seconds nan: a clip is 1 to 30 s long"),
         (["--audio", "no_such.wav"], "no_such.wav: no such file"),
@@ -526,6 +691,12 @@ def test_out_is_never_overwritten(tmp_path: Path) -> None:
     written = save_report({"a": 1}, path)
     assert written == tmp_path / "x_2.json"
     assert json.loads(written.read_text()) == {"a": 1}
+    (tmp_path / "z.html").write_text("mine")
+    with pytest.raises(UserError, match=r"z.html: already there"):
+        choose_report_path(tmp_path / "z.json")
+    with pytest.raises(UserError, match="give the name of the JSON"):
+        choose_report_path(tmp_path / "w.html")
+    (tmp_path / "z.html").unlink()
     assert path.read_text() == "mine"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.json", "x_2.json"]
 

@@ -1,43 +1,29 @@
 """How long a model takes to answer, and how much memory it needs.
 
-In: a loaded model, one clip in memory, a prompt. Out: times of repeated answers and bytes. Every
-answer goes the whole way, on the model's own functions:
+In: a loaded model, clips, a prompt. Out, per clip and batch size: times of repeated answers, peak
+memory by phase, and what the machine's own limits make of them. What the phases are: `workload.py`.
 
-    log_mel   waveforms -> spectrogram, on the device
-    encode    filterbank, Whisper, BEATs, Q-Former, projector -> audio embeddings
-    prompt    tokens and audio -> rows of embeddings
-    prefill   the LLM reads the rows -> first token id
-    decode    the N - 1 further ids, one step each, on the prefill's cache
-
-    TTFT = log_mel + encode + prompt + prefill     TPOT = (total - TTFT) / (N - 1)
+Each case is answered in three ways, in this order: timed again and again; once with the memory
+counters reset at each phase; once with every operation counted.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import torch
 
 from audiolm.audio.features import LogMel
 from audiolm.errors import UserError
-from audiolm.evaluation.forced_decoding import ForcedDecoder
-from audiolm.evaluation.memory import (
-    MemoryUse,
-    PeakMeter,
-    measure_cache,
-    measure_weights,
-    measure_weights_by_type,
-)
-from audiolm.evaluation.timing import Answer, IterationKind, PhaseClock, repeat_answers
-from audiolm.models.device import choose_device, move_to
-from audiolm.models.llm import stop_token_ids
+from audiolm.evaluation.memory import MemoryUse, PeakMeter
+from audiolm.evaluation.phase_memory import PhaseMemory
+from audiolm.evaluation.roofline import count_operations
+from audiolm.evaluation.timing import Answer, IterationKind, Warmup, repeat_answers
+from audiolm.evaluation.timing_clip import TimingClip
+from audiolm.evaluation.workload import Outcome, Workload
+from audiolm.models.device import choose_device
 from audiolm.models.salmonn import SALMONN
-from audiolm.models.splice import splice
 
 TIMED_DEVICES = ("cpu", "cuda")
-FIRST_TOKEN_PHASE = "prefill"
-LAST_TOKEN_PHASE = "decode"
 
 
 @dataclass(frozen=True)
@@ -51,152 +37,122 @@ class Repetition:
     num_it: int = 100
     num_warmup: int = 10
     num_new_tokens: int = 64
-    batch_size: int = 1
+    batch_sizes: tuple[int, ...] = (1,)
 
     def __post_init__(self) -> None:
-        checks = (
+        checks = [
             ("num_it", self.num_it, 1, ""),
             ("num_warmup", self.num_warmup, 0, ""),
             ("new_tokens", self.num_new_tokens, 2, ": TPOT is the time between two tokens"),
-            ("batch_size", self.batch_size, 1, ""),
-        )
+            *(("batch_sizes", size, 1, "") for size in self.batch_sizes),
+        ]
         for name, value, minimum, reason in checks:
             if value < minimum:
                 raise UserError(f"--{name} {value}: give {minimum} or more{reason}")
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What one answer produced, apart from its times.
+class Case:
+    """A clip, and how many copies of it are answered together."""
 
-    `new_ids` (B, N) on the CPU; position counts are per row, without padding.
-    """
-
-    new_ids: torch.Tensor
-    num_audio_tokens: int
-    num_prompt_positions: int
-    num_cache_positions: int
-    cache_bytes: int
+    clip: TimingClip
+    batch_size: int
 
 
 @dataclass(frozen=True)
 class Efficiency:
-    """Every answer in order (cold, warm-up, measured), the last one's outcome, and the bytes."""
+    """All that was measured of a case.
 
-    iterations: list[tuple[IterationKind, Answer]]
-    outcome: Outcome
-    weights_bytes: dict[str, int]
-    weights_bytes_by_type: dict[str, int]
-    memory: MemoryUse
-
-
-class Workload:
-    """The same question about the same clip, answered again and again.
-
-    Args:
-        model: in eval mode.
-        log_mel: of the model's Whisper.
-        waveform: (T,) float32 at 16 kHz.
-        prompt: templated, holds `<SpeechHere>` once.
-        num_new_tokens: N, written whatever the model would rather do.
-        batch_size: B copies of clip and prompt are answered together.
-        end_text: end symbol; empty: the model's own.
+    Attributes:
+        iterations: every answer in order (cold, warm-up, measured).
+        outcome: of the last answer.
+        memory: peak of all timed answers, without the loading.
+        phase_memory: peak of each phase of one more answer.
+        counts: operations and bytes of each phase of one more answer.
     """
 
-    def __init__(
-        self,
-        model: SALMONN,
-        log_mel: LogMel,
-        waveform: np.ndarray,
-        prompt: str,
-        *,
-        num_new_tokens: int,
-        batch_size: int = 1,
-        end_text: str = "",
-    ) -> None:
-        self.model = model
-        self.log_mel = log_mel
-        self.waveforms = [waveform] * batch_size
-        self.prompts = [prompt] * batch_size
-        self.device = next(model.parameters()).device
-        end_text = end_text or model.text_options.end_text
-        stop_ids = stop_token_ids(model.llm, model.llama_tokenizer, end_text)
-        self.decoder = ForcedDecoder(model.llm, stop_ids, num_new_tokens)
-        self.outcome: Outcome | None = None
+    case: Case
+    iterations: list[tuple[IterationKind, Answer]]
+    outcome: Outcome
+    memory: MemoryUse
+    phase_memory: dict[str, MemoryUse]
+    counts: dict[str, dict[str, int]]
 
-    @torch.no_grad()
-    def answer(self) -> Answer:
-        """Answer once, timed; what came out is then in `outcome`."""
-        model = self.model
-        self.outcome = None
-        clock = PhaseClock(self.device)
-        samples = self._prepare_samples()
-        clock.end_phase("log_mel")
-        audio_embeds, audio_mask = model.encode_speech(
-            samples["spectrogram"], samples["raw_wav"], samples["padding_mask"]
-        )
-        clock.end_phase("encode")
-        inputs = splice(
-            audio_embeds,
-            audio_mask,
-            self.prompts,
-            None,
-            model.llama_tokenizer,
-            model.llm.get_input_embeddings(),
-            padding_side="left",
-        )
-        clock.end_phase("prompt")
-        state = self.decoder.prefill(inputs)
-        clock.end_phase(FIRST_TOKEN_PHASE)
-        new_ids = self.decoder.decode(state)
-        clock.end_phase(LAST_TOKEN_PHASE)
 
-        num_prompt_positions = int(inputs.attention_mask[0].sum())
-        self.outcome = Outcome(
-            new_ids=new_ids.cpu(),
-            num_audio_tokens=int(audio_mask[0].sum()),
-            num_prompt_positions=num_prompt_positions,
-            num_cache_positions=num_prompt_positions + new_ids.shape[1] - 1,
-            cache_bytes=measure_cache(state.cache),
-        )
-        return Answer(
-            phase_seconds=clock.phase_seconds,
-            ttft_seconds=clock.seconds_until(FIRST_TOKEN_PHASE),
-            total_seconds=clock.seconds_until(LAST_TOKEN_PHASE),
-            num_new_tokens=new_ids.shape[1],
+@dataclass(frozen=True)
+class FailedCase:
+    """A case that could not be measured, and why."""
+
+    case: Case
+    reason: str
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of which model, whatever the clip.
+
+    `prompt` is templated and holds `<SpeechHere>` once; an empty `end_text` is the model's own.
+    """
+
+    model: SALMONN
+    log_mel: LogMel
+    prompt: str
+    end_text: str = ""
+
+    def ask(self, case: Case, num_new_tokens: int) -> Workload:
+        """The question about one clip."""
+        return Workload(
+            self.model,
+            self.log_mel,
+            case.clip.samples,
+            self.prompt,
+            num_new_tokens=num_new_tokens,
+            batch_size=case.batch_size,
+            end_text=self.end_text,
+            read=case.clip.read if case.clip.path else None,
         )
 
-    def _prepare_samples(self) -> dict[str, Any]:
-        """Waveforms -> `spectrogram` (B, M, 3000), `raw_wav` (B, T), `padding_mask` (B, T)."""
-        raw_wav = torch.from_numpy(np.stack(self.waveforms))
-        samples = {
-            "spectrogram": torch.stack([self.log_mel(waveform) for waveform in self.waveforms]),
-            "raw_wav": raw_wav,
-            "padding_mask": torch.zeros(raw_wav.shape, dtype=torch.bool),
-        }
-        return move_to(samples, self.device)
+
+def list_cases(clips: Iterable[TimingClip], batch_sizes: Sequence[int]) -> list[Case]:
+    """Every clip with every batch size."""
+    return [Case(clip, batch_size) for clip in clips for batch_size in batch_sizes]
 
 
 def measure_efficiency(
-    workload: Workload,
+    question: Question,
+    case: Case,
     repetition: Repetition,
-    progress: Callable[[Sequence[IterationKind]], Iterable[IterationKind]] = iter,
+    progress: Callable[[IterationKind], None] = lambda kind: None,
 ) -> Efficiency:
-    """Answer again and again; the memory peak is that of all answers, without the loading.
-
-    `progress` may wrap the iterations in a bar.
-    """
+    """Answer again and again; `progress` is told of each timed answer."""
+    workload = question.ask(case, repetition.num_new_tokens)
     meter = PeakMeter(workload.device)
-    iterations = repeat_answers(workload.answer, repetition.num_warmup, repetition.num_it, progress)
+    warmup = Warmup(repetition.num_warmup)
+    iterations = repeat_answers(workload.answer, warmup, repetition.num_it, progress)
     memory = meter.read()
+    phases = PhaseMemory(workload.device)
+    workload.observe(phases)
     assert workload.outcome is not None
-    return Efficiency(
-        iterations=iterations,
-        outcome=workload.outcome,
-        weights_bytes=measure_weights(workload.model),
-        weights_bytes_by_type=measure_weights_by_type(workload.model),
-        memory=memory,
-    )
+    outcome = workload.outcome
+    return Efficiency(case, iterations, outcome, memory, phases.uses, count_operations(workload))
+
+
+def measure_cases(
+    question: Question,
+    cases: Sequence[Case],
+    repetition: Repetition,
+    progress: Callable[[IterationKind], None] = lambda kind: None,
+) -> list[Efficiency | FailedCase]:
+    """One case after the other; one that a GPU has no memory for does not stop the others."""
+    found: list[Efficiency | FailedCase] = []
+    for case in cases:
+        try:
+            found.append(measure_efficiency(question, case, repetition, progress))
+        except torch.OutOfMemoryError as error:
+            reason = str(error).splitlines()[0]
+            found.append(FailedCase(case, f"out of memory: {reason}"))
+            torch.cuda.empty_cache()
+    return found
 
 
 def choose_timed_device(name: str) -> torch.device:

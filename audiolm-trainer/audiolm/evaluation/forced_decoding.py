@@ -6,7 +6,7 @@ made to write exactly as many. The prompt is read once; its cache serves every l
 Letters: B rows, S prompt positions, N new tokens, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,8 +48,12 @@ class ForcedDecoder:
         self._stop_ids = torch.tensor(list(stop_ids), dtype=torch.long, device=llm.device)
 
     @torch.no_grad()
-    def prefill(self, inputs: LlmInputs) -> DecodeState:
+    def prefill(
+        self, inputs: LlmInputs, on_logits: Callable[[], None] | None = None
+    ) -> DecodeState:
         """Read the prompt rows (B, S, H), padded left, and choose the first token.
+
+        `on_logits` is called between the two.
 
         Raises:
             UserError: prompt and answer are longer than the LLM's context.
@@ -64,6 +68,8 @@ class ForcedDecoder:
             use_cache=True,
             logits_to_keep=1,
         )
+        if on_logits is not None:
+            on_logits()
         new_mask = inputs.attention_mask.new_ones(num_rows, self.num_new_tokens)
         return DecodeState(
             ids=self._choose(output.logits),
@@ -73,8 +79,13 @@ class ForcedDecoder:
         )
 
     @torch.no_grad()
-    def decode(self, state: DecodeState) -> torch.Tensor:
-        """Write the remaining tokens, one per step, on the prompt's own cache: -> (B, N)."""
+    def decode(
+        self, state: DecodeState, on_token: Callable[[], None] | None = None
+    ) -> torch.Tensor:
+        """Write the remaining tokens, one per step, on the prompt's own cache: -> (B, N).
+
+        `on_token` is called after each.
+        """
         num_positions = state.attention_mask.shape[1] - self.num_new_tokens
         ids = [state.ids]
         for step in range(1, self.num_new_tokens):
@@ -86,6 +97,8 @@ class ForcedDecoder:
                 use_cache=True,
             )
             ids.append(self._choose(output.logits))
+            if on_token is not None:
+                on_token()
         return torch.cat(ids, dim=1)
 
     def _choose(self, logits: torch.Tensor) -> torch.Tensor:

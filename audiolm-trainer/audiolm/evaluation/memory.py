@@ -32,7 +32,7 @@ def measure_weights(model: nn.Module) -> dict[str, int]:
     of all layers share is one tensor. `model` has SALMONN's attribute names.
     """
     sizes: dict[str, int] = dict.fromkeys(PARTS, 0)
-    for name, tensor in _iterate_unique_tensors(model):
+    for name, tensor in iterate_unique_tensors(model):
         sizes[_find_part(name)] += tensor.nbytes
     return {**sizes, "total": sum(sizes.values())}
 
@@ -40,7 +40,7 @@ def measure_weights(model: nn.Module) -> dict[str, int]:
 def measure_weights_by_type(model: nn.Module) -> dict[str, int]:
     """The same bytes by number type, largest first: `{"float16": ..., "float32": ...}`."""
     sizes: Counter[str] = Counter()
-    for _, tensor in _iterate_unique_tensors(model):
+    for _, tensor in iterate_unique_tensors(model):
         sizes[str(tensor.dtype).removeprefix("torch.")] += tensor.nbytes
     return dict(sizes.most_common())
 
@@ -56,7 +56,8 @@ def _find_part(name: str) -> str:
     return "adapters" if any(mark in name for mark in ADAPTER_MARKS.values()) else "llm"
 
 
-def _iterate_unique_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+def iterate_unique_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters, buffers and quantiser constants with their names, each piece of memory once."""
     seen: set[tuple[Any, int, int]] = set()
     for name, tensor in _iterate_tensors(model):
         place = (tensor.device, tensor.data_ptr(), tensor.nbytes)

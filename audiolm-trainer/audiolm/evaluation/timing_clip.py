@@ -1,12 +1,14 @@
-"""The clip that efficiency is measured on: a file, or a synthetic one of any length.
+"""The clip that efficiency is measured on: a file, or a synthetic voice or noise of any length.
 
-In: a path, or a length and a seed. Out: the waveform (T,) float32 at 16 kHz and where it is from.
+In: a path, or a length and a seed. Out: the waveform (T,) float32 at 16 kHz, where it is from, and
+a file to read it from, so that reading can be timed.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import soundfile
 
 from audiolm.audio.loading import MAX_SECONDS, MIN_SECONDS, SAMPLE_RATE_HZ, load_waveform
 from audiolm.errors import UserError
@@ -26,18 +28,25 @@ class TimingClip:
 
     Attributes:
         samples: (T,) float32, 16 kHz.
-        source: the file, or `synthetic`.
+        source: the file, or `synthetic` or `noise`.
         was_cut: whether the file holds more than was taken.
+        path: the file; None of a made clip, until `store_clip`.
     """
 
     samples: np.ndarray
     source: str
     was_cut: bool
+    path: str | None = None
 
     @property
     def seconds(self) -> float:
         """Length of what is timed."""
         return len(self.samples) / SAMPLE_RATE_HZ
+
+    def read(self) -> np.ndarray:
+        """The same samples from the file, decoded anew."""
+        assert self.path is not None, "store_clip() first"
+        return load_waveform(self.path).samples[: len(self.samples)]
 
 
 def load_timing_clip(path: str | Path, seconds: float | None = None) -> TimingClip:
@@ -51,7 +60,7 @@ def load_timing_clip(path: str | Path, seconds: float | None = None) -> TimingCl
         _check_seconds(seconds)
     waveform = load_waveform(path)
     if seconds is None:
-        return TimingClip(waveform.samples, str(path), waveform.was_truncated)
+        return TimingClip(waveform.samples, str(path), waveform.was_truncated, str(path))
     num_samples = round(seconds * SAMPLE_RATE_HZ)
     if num_samples > round(waveform.source_seconds * SAMPLE_RATE_HZ):
         raise UserError(
@@ -59,7 +68,7 @@ def load_timing_clip(path: str | Path, seconds: float | None = None) -> TimingCl
             "leave --seconds out to use all of it"
         )
     was_cut = waveform.was_truncated or num_samples < len(waveform.samples)
-    return TimingClip(waveform.samples[:num_samples], str(path), was_cut)
+    return TimingClip(waveform.samples[:num_samples], str(path), was_cut, str(path))
 
 
 def build_synthetic_clip(seconds: float, seed: int) -> TimingClip:
@@ -84,6 +93,27 @@ def build_synthetic_clip(seconds: float, seed: int) -> TimingClip:
     signal += NOISE_LEVEL * generator.standard_normal(len(times))
     signal *= PEAK_LEVEL / np.abs(signal).max()
     return TimingClip(signal.astype(np.float32), "synthetic", was_cut=False)
+
+
+def build_noise_clip(seconds: float, seed: int) -> TimingClip:
+    """White noise, as the organiser's tool uses it.
+
+    Raises:
+        UserError: a length that is not allowed.
+    """
+    _check_seconds(seconds)
+    generator = np.random.default_rng(seed)
+    noise = generator.uniform(-PEAK_LEVEL, PEAK_LEVEL, round(seconds * SAMPLE_RATE_HZ))
+    return TimingClip(noise.astype(np.float32), "noise", was_cut=False)
+
+
+def store_clip(clip: TimingClip, folder: Path) -> TimingClip:
+    """A made clip as a 16 kHz WAV in `folder`, in single precision: reading gives its samples."""
+    if clip.path is not None:
+        return clip
+    path = folder / f"{clip.source}_{clip.seconds:g}.wav"
+    soundfile.write(path, clip.samples, SAMPLE_RATE_HZ, subtype="FLOAT")
+    return replace(clip, path=str(path))
 
 
 def _check_seconds(seconds: float) -> None:
