@@ -104,7 +104,7 @@ def measure_inference(way: str, setup: Setup) -> Samples:
     from transformers import WhisperFeatureExtractor
 
     from audiolm.audio.features import LogMel
-    from audiolm.evaluation.workload import Workload
+    from audiolm.evaluation.workload import ENCODER_PHASES, Workload
 
     model = build_model(way, setup)
     item = build_dataset(setup, FILE_RATES_HZ[0])[0]
@@ -124,7 +124,9 @@ def measure_inference(way: str, setup: Setup) -> Samples:
         answer_once = workload.answer
 
         def answer() -> Mapping[str, float]:
-            return answer_once().as_seconds()
+            seconds = answer_once().as_seconds()
+            encode = sum(seconds.get(f"{phase}_seconds", 0.0) for phase in ENCODER_PHASES)
+            return {**seconds, "encode_seconds": encode}
 
     samples = repeat(answer, setup.repeats)
     samples["peak_mb"] = [read_memory_mb("VmHWM")]
