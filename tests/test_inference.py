@@ -1,7 +1,5 @@
-"""cli_inference.py, web_demo.py and what they share, on the golden dev model; no browser."""
+"""cli_inference.py and what it shares with web_demo.py, on the golden dev model."""
 
-import builtins
-import inspect
 import io
 import subprocess
 import sys
@@ -205,75 +203,3 @@ def test_help_needs_neither_torch_nor_gradio(script: Any) -> None:
     folder = ROOT / "audiolm-trainer"
     done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True)
     assert done.returncode == 0
-
-
-# Page
-
-
-def test_page_calls_its_handler_with_its_inputs(answerer: Answerer) -> None:
-    gradio = pytest.importorskip("gradio")
-    page = web_demo.build_page(answerer)
-    audio, task, prompt = page.input_components
-    assert isinstance(audio, gradio.Audio)
-    assert audio.type == "filepath"  # what an upload and a recording both become
-    assert {*audio.sources} == {"upload", "microphone"}
-    assert [value for _, value in task.choices] == [*answerer.tasks]
-    assert task.value == "asr"
-    parameters = [*inspect.signature(page.fn).parameters]
-    assert parameters == ["audio_path", "task", "prompt"]
-    assert [item.label for item in (audio, task, prompt)] == ["Audio", "Task", "Prompt"]
-    assert len(page.output_components) == 1
-    assert page.fn(GOOD, "asr", "") == answerer.ask(GOOD)
-    # a prompt without <SpeechHere> gets the audio before it
-    marked = answerer.ask(GOOD, "<Speech><SpeechHere></Speech> Describe it")
-    assert page.fn(GOOD, "asr", "Describe it") == marked
-
-
-def test_page_shows_mistakes(answerer: Answerer, tmp_path: Path) -> None:
-    gradio = pytest.importorskip("gradio")
-    page = web_demo.build_page(answerer)
-    with pytest.raises(gradio.Error, match="upload a file") as caught:
-        page.fn(None, "asr", "")
-    with pytest.raises(gradio.Error, match="audio file notes.txt: cannot be read") as caught:
-        page.fn(make_bad_file(tmp_path), "asr", "")
-    assert str(tmp_path) not in caught.value.message
-    with pytest.raises(gradio.Error, match="2 times"):
-        page.fn(GOOD, "asr", "<SpeechHere> <SpeechHere>")
-
-
-@pytest.mark.parametrize(
-    ("flags", "expected"),
-    [
-        ([], {"server_name": "127.0.0.1", "server_port": 7860, "share": False}),
-        (
-            ["--host", "0.0.0.0", "--port", "8080", "--share"],
-            {"server_name": "0.0.0.0", "server_port": 8080, "share": True},
-        ),
-    ],
-)
-def test_page_is_private_unless_asked(
-    flags: list[str],
-    expected: dict[str, Any],
-    answerer: Answerer,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    gradio = pytest.importorskip("gradio")
-    launched: dict[str, Any] = {}
-    monkeypatch.setattr(gradio.Blocks, "launch", lambda _, **values: launched.update(values))
-    monkeypatch.setattr(Answerer, "from_config", lambda *_: answerer)
-    monkeypatch.setenv("GRADIO_SHARE", "true")
-    assert web_demo.main([*CLI, *flags]) == 0
-    assert {name: launched[name] for name in expected} == expected
-
-
-def test_missing_gradio_is_told_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    real_import = builtins.__import__
-
-    def refuse(name: str, *values: Any, **named: Any) -> Any:
-        if name == "gradio":
-            raise ModuleNotFoundError("No module named 'gradio'")
-        return real_import(name, *values, **named)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(UserError, match="pip install gradio"):
-        web_demo.main(["--cfg-path", "nowhere.yaml"])

@@ -222,9 +222,9 @@ class Answerer:
         end_texts = (self.generate_cfg.end_sym, self.model.text_options.end_text)
         ids: list[int] = []
         ttft_seconds = now = 0.0
-        for new_ids in stream_new_ids(self.model, inputs, self.generate_cfg):
-            ids += new_ids
-            now = time.perf_counter() - started
+        for new in stream_new_ids(self.model, inputs, self.generate_cfg):
+            ids += new.ids
+            now = new.clock_seconds - started
             ttft_seconds = ttft_seconds or now
             text = show_so_far(tokenizer, ids, end_texts, is_last=False)
             yield Reply(text, len(ids), ttft_seconds, now, is_last=False)
