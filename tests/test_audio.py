@@ -5,6 +5,7 @@ import os
 import pickle
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -208,10 +209,14 @@ def test_span_is_that_part_of_the_whole(
     assert audio_seconds(path, Span(offset)) == pytest.approx(20 - offset, abs=0.01)
 
 
+@pytest.mark.parametrize(
+    ("extension", "max_share"),
+    [("wav", 0.1), ("flac", 0.1), ("mp3", 1.0)],  # mp3 has no index: what comes before is passed
+)
 def test_only_the_span_of_a_long_file_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    extension: str, max_share: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = write_format(tmp_path, "wav", make_chirp(120.0))
+    path = write_format(tmp_path, extension, make_chirp(120.0))
     num_read = []
     read = soundfile.SoundFile.read
 
@@ -225,6 +230,16 @@ def test_only_the_span_of_a_long_file_is_read(
     load_waveform(path, span=Span(20.0))
     load_waveform(path)
     assert num_read == [5 * 16_000, 30 * 16_000, 30 * 16_000]
+    if sys.platform == "linux":
+        before = count_read_bytes()
+        load_waveform(path, span=Span(90.0, 5.0))
+        assert count_read_bytes() - before < max_share * path.stat().st_size
+
+
+def count_read_bytes() -> int:
+    """By this process so far, of files of all kinds."""
+    lines = Path("/proc/self/io").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("rchar"))
 
 
 def test_span_of_another_rate_and_of_two_channels(tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
 """`check`: every kind of problem is found, named and dropped; an interrupted check goes on."""
 
+import errno
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from audiolm.data.entries import iterate_entries
 from audiolm.errors import UserError
 from tests.corpora import copy_audio, make_tone, write_audio, write_entries
 
+PACKAGE_DIR = Path(__file__).resolve().parent.parent / "audiolm-trainer"
 GOOD = {"path": "good.wav", "text": "all is well", "task": "asr"}
 
 
@@ -207,6 +211,36 @@ def test_state_elsewhere_and_in_a_bad_place(corpus: Path, tmp_path: Path) -> Non
     check_annotation(path, prefix=str(corpus), state_path=tmp_path / "state")
     with pytest.raises(UserError, match=r"cannot write .*--state where"):
         check_annotation(path, prefix=str(corpus), state_path=tmp_path / "no" / "state")
+
+
+def test_a_failed_check_leaves_no_empty_state(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text('{"annotation": [{"path": "a.wav", "text": "x"}, {"path" 1}]}')
+    with pytest.raises(UserError, match="line 1, column 57"):
+        check_annotation(path)
+    assert os.listdir(tmp_path) == ["x.json"]
+
+
+def test_a_full_disk_is_told_and_leaves_what_is_done(tmp_path: Path) -> None:
+    """A limit on the size of files stands in for the disk."""
+    path = write_entries(tmp_path / "x.jsonl", [GOOD] * 2000)
+    program = (
+        "import resource; from audiolm.data.__main__ import main\n"
+        "from audiolm.errors import run_command\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (NUM_BYTES, NUM_BYTES))\n"
+        "run_command(main)\n"
+    )
+    for limit, is_resumable in ((50, False), (20_000, True)):
+        command = [sys.executable, "-c", program.replace("NUM_BYTES", str(limit))]
+        command += ["check", str(path), "--num-processes", "1"]
+        done = subprocess.run(command, cwd=PACKAGE_DIR, capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        reason = f"{os.strerror(errno.EFBIG)}; say with --state"
+        message = done.stderr.splitlines()[-1].partition("error: ")[2]
+        assert message.startswith(f"cannot write {path}.check-state.jsonl: {reason}")
+        assert Path(f"{path}.check-state.jsonl").exists() == is_resumable
+    report = check_annotation(path)
+    assert 0 < report.num_resumed < report.num_clips == 2000
 
 
 @pytest.mark.parametrize(

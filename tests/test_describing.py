@@ -141,6 +141,21 @@ def test_parts_of_a_split_do_not_leak(tmp_path: Path) -> None:
     assert main(["leaks", *files, "--by", "path", "text"]) == 0
 
 
+def test_a_path_out_of_the_prefix_is_told_with_its_entry(tmp_path: Path) -> None:
+    write_audio(tmp_path / "in/a.wav")
+    good = write_entries(tmp_path / "good.json", [{"path": "a.wav", "text": "x"}])
+    rows = [{"path": "a.wav", "text": "x"}, {"path": "../a.wav", "text": "y"}]
+    bad = write_entries(tmp_path / "bad.json", rows)
+    prefix = ["--prefix", str(tmp_path / "in")]
+    place = r"annotation\[1\] \(\.\./a\.wav\): .* leads out of"
+    for pair in ((good, bad), (bad, good)):
+        with pytest.raises(UserError, match=place):
+            main(["leaks", *map(str, pair), *prefix, "--num-processes", "1"])
+    with pytest.raises(UserError, match=place):
+        main(["shard", str(bad), *prefix, "-o", str(tmp_path / "s"), "--num-processes", "1"])
+    assert not (tmp_path / "s").exists()
+
+
 def test_parts_grouped_by_text_share_no_words(tmp_path: Path) -> None:
     """However they are written: with other capitals, marks or spaces."""
     forms = ("The door {} opens.", "the door {} opens", "...the  door {}, opens!")

@@ -223,6 +223,53 @@ def test_wavcaps(importer: Importer) -> None:
     assert [row["corpus"] for row in rows] == ["wavcaps/FreeSound"]
 
 
+def test_wavcaps_sources_use_the_same_numbers(importer: Importer) -> None:
+    """As zips unpack elsewhere: a file of the same name in another source is another sound."""
+    source = CORPORA["wavcaps"](importer.corpus)
+    for name in ("AudioSet_SL", "FreeSound"):
+        (source / f"waveforms/{name}").mkdir(parents=True)
+        (source / f"{name}_flac").rename(source / f"waveforms/{name}/unzipped")
+    write_audio(source / "waveforms/AudioSet_SL/unzipped/180913.flac")
+    rows = importer.run("wavcaps", source)
+    assert [row["path"] for row in rows] == [
+        "waveforms/AudioSet_SL/unzipped/Yb0RFKhbpFJA.flac",
+        "waveforms/FreeSound/unzipped/180913.flac",
+    ]
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "clotho_audio_evaluation/evaluation",
+        "audio_evaluation/evaluation",
+        "clotho_audio_evaluation",
+    ],
+)
+def test_clotho_in_the_folders_of_its_archives(importer: Importer, folder: str) -> None:
+    source = CORPORA["clotho"](importer.corpus)
+    (source / folder).parent.mkdir(exist_ok=True)
+    (source / "evaluation").rename(source / folder)
+    (row,) = importer.run("clotho", source, "--part", "evaluation")
+    assert row["path"] == f"{folder}/a b.wav"
+
+
+def test_clotho_as_the_baselines_have_it(importer: Importer) -> None:
+    source = CORPORA["clotho"](importer.corpus)
+    (source / "clotho_csv_files").mkdir()
+    for table in source.glob("*.csv"):
+        table.rename(source / "clotho_csv_files" / table.name)
+    (source / "clotho_audio_files").mkdir()
+    (source / "evaluation").rename(source / "clotho_audio_files/evaluation")
+    (row,) = importer.run("clotho", source, "--part", "evaluation")
+    assert row["path"] == "clotho_audio_files/evaluation/a b.wav"
+
+
+def test_a_file_of_another_kind_is_told_before_its_mistakes(importer: Importer) -> None:
+    """An annotation is no valid JSON lines, but that is not what the user did wrong."""
+    with pytest.raises(UserError, match="it looks like SALMONN annotation: import salmonn$"):
+        importer.run("nemo", CORPORA["salmonn"](importer.corpus))
+
+
 def test_nemo_keeps_offset_and_duration(importer: Importer) -> None:
     rows = importer.run("nemo", CORPORA["nemo"](importer.corpus))
     assert [(row["path"], row.get("offset"), row["duration"]) for row in rows] == [

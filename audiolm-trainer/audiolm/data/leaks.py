@@ -5,20 +5,22 @@ row by row; samples of the larger are only decoded where a clip of the same leng
 smaller.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from audiolm.audio.loading import AudioError, audio_seconds
+from audiolm.audio.loading import AudioError, AudioSource, audio_seconds
 from audiolm.data.checking.clips import compute_fingerprint
-from audiolm.data.clips import read_clip
+from audiolm.data.clips import Clip, read_clip
 from audiolm.data.entries import Entry
 from audiolm.data.identity import clean_path, hash_parts, list_texts, normalise_text
 from audiolm.data.parallel import map_in_processes
 from audiolm.data.reshaping import iterate_checked
 from audiolm.data.shard_reading import ShardStore
+from audiolm.errors import UserError
 
 LeakKind = Literal["path", "audio", "text"]
 LEAK_KINDS: tuple[LeakKind, ...] = ("path", "audio", "text")
@@ -145,28 +147,36 @@ def describe_chunk(
             keys["text"] = [hash_parts(text) for text in texts if len(text.split()) >= min_words]
         if "audio" in kinds:
             try:
-                keys["audio"] = _fingerprint(entry, prefix, lengths)
+                keys["audio"] = _fingerprint(read_clip(index, entry), prefix, lengths)
             except AudioError:
                 is_unreadable = True
         described.append(_Row(index, keys, is_unreadable))
     return described
 
 
-def _fingerprint(entry: Entry, prefix: str, lengths: frozenset[float] | None) -> list[int]:
-    clip = read_clip(0, entry)
-    path = ShardStore(prefix).list_sources(clip, prefix)[0]
+def _fingerprint(clip: Clip, prefix: str, lengths: frozenset[float] | None) -> list[int]:
+    path = _find_audio(clip, prefix)
     if lengths is not None and round(audio_seconds(path, clip.span), LENGTH_DIGITS) not in lengths:
         return []
     fingerprint = compute_fingerprint(path, clip.span)
     return [fingerprint] if fingerprint else []  # silence is no leak
 
 
+def _find_audio(clip: Clip, prefix: str) -> AudioSource:
+    try:
+        return ShardStore(prefix).list_sources(clip, prefix)[0]
+    except AudioError:
+        raise  # counted; what else can be wrong is the annotation's mistake
+    except UserError as error:
+        raise UserError(f"{clip.place}: {error}") from error
+
+
 def _measure_lengths(path: str | Path, prefix: str) -> frozenset[float]:
     lengths = set()
-    for entry in iterate_checked(path):
-        clip = read_clip(0, entry)
+    for index, entry in enumerate(iterate_checked(path)):
+        clip = dataclasses.replace(read_clip(index, entry), source=str(path))
         try:
-            source = ShardStore(prefix).list_sources(clip, prefix)[0]
+            source = _find_audio(clip, prefix)
             seconds = audio_seconds(source, clip.span)
         except AudioError:
             continue  # counted when its samples are read

@@ -45,7 +45,7 @@ def map_in_processes(
             while running:
                 yield _wait(*running.popleft())
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)  # not waiting races with the interpreter's own end
 
 
 def _leave_interrupts() -> None:

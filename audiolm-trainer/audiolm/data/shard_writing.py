@@ -145,6 +145,8 @@ def pack_chunk(prefix: str, rows: list[tuple[int, Entry]]) -> list[_Packed]:
         except AudioError as error:
             problem = f"annotation[{index}] ({clip.name}): {error.reason}"
             packed.append(_Packed(entry, problem=problem))
+        except UserError as error:
+            raise UserError(f"{clip.place}: {error}") from error
     return packed
 
 

@@ -1,9 +1,10 @@
 """Results of a check on disk, so that an interrupted check goes on where it stopped.
 
 In: `ClipFacts`. Out: a JSON-lines file beside the annotation; its first line says what was checked.
-A finished check removes it.
+A finished check removes it, and so does one that fails before its first result.
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ class Journal:
             "prefix": os.path.abspath(prefix) if prefix else "",
         }
         self._file: IO[str] | None = None
+        self._has_results = False
 
     def read(self) -> Iterator[ClipFacts]:
         """What an earlier check of the same file left; nothing if it was of another.
@@ -52,22 +54,25 @@ class Journal:
             file.truncate(place)
 
     def __enter__(self) -> "Journal":
-        is_going_on = self._path.is_file() and self._is_about_this(self._path.open("rb").readline())
+        self._has_results = self._path.is_file() and self._is_about_this(
+            self._path.open("rb").readline()
+        )
         try:
-            self._file = self._path.open("a" if is_going_on else "w", encoding="utf-8")
+            self._file = self._path.open("a" if self._has_results else "w", encoding="utf-8")
         except OSError as error:
-            raise UserError(
-                f"cannot write {self._path}: {error.strerror}; say with --state where the state of "
-                "the check may be kept"
-            ) from error
-        if not is_going_on:
+            raise self._cannot_write(error) from error
+        if not self._has_results:
             self._file.write(json.dumps(self._about) + "\n")
         return self
 
     def add(self, results: list[ClipFacts]) -> None:
-        """Keep what is known of the next clips."""
+        """Keep what is known of the next clips.
+
+        Raises:
+            UserError: the disk is full, or the file cannot be written for another reason.
+        """
         assert self._file is not None
-        self._file.writelines(
+        lines = [
             json.dumps(
                 [
                     facts.index,
@@ -78,10 +83,14 @@ class Journal:
                     facts.num_channels,
                 ]
             )
-            + "\n"
             for facts in results
-        )
-        self._file.flush()
+        ]
+        try:
+            self._file.write("".join(f"{line}\n" for line in lines))
+            self._file.flush()
+        except OSError as error:
+            raise self._cannot_write(error) from error
+        self._has_results = True
 
     def __exit__(
         self,
@@ -90,9 +99,16 @@ class Journal:
         trace: TracebackType | None,
     ) -> None:
         assert self._file is not None
-        self._file.close()
-        if kind is None:
+        with contextlib.suppress(OSError):  # of a full disk, which `add` has told
+            self._file.close()
+        if kind is None or not self._has_results:
             self._path.unlink()
+
+    def _cannot_write(self, error: OSError) -> UserError:
+        return UserError(
+            f"cannot write {self._path}: {error.strerror}; say with --state where the state of "
+            "the check may be kept"
+        )
 
     def _is_about_this(self, line: bytes) -> bool:
         try:

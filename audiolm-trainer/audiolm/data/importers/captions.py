@@ -36,6 +36,11 @@ CLOTHO_LAYOUT = (
     "clotho_captions_PART.csv with columns file_name,caption_1,...,caption_5 and the folder PART/"
 )
 WAVCAPS_LAYOUT = 'JSON files {"num_captions_per_audio", "data": [{"id", "caption", ...}]}'
+# As the archives unpack, in folders of their names or not; then as the DCASE baselines have it.
+CLOTHO_FOLDERS = (
+    "{part}", "clotho_audio_{part}/{part}", "clotho_audio_{part}", "audio_{part}/{part}",
+    "../clotho_audio_files/{part}", "audio",
+)  # fmt: skip
 _CLOTHO_NAME = re.compile(r"clotho_captions_(\w+)\.csv")
 _WAVCAPS_START = re.compile(r'\s*\{\s*"num_captions_per_audio"')
 
@@ -81,7 +86,8 @@ def read_clotho(source: Path, options: ImportOptions) -> Iterator[Entry]:
     """One entry per file, with its five captions."""
     tables = _choose_tables(source, CLOTHO_COLUMNS, "Clotho", CLOTHO_LAYOUT, options)
     for part, path in tables.items():
-        folder = find_audio_dir(path.parent, (part, f"clotho_audio_{part}", "audio"), options)
+        names = [place.format(part=part) for place in CLOTHO_FOLDERS]
+        folder = find_audio_dir(path.parent, names, options)
         for _, row in iterate_table(path, CLOTHO_COLUMNS):
             yield {
                 "path": str(folder / row["file_name"]),
@@ -101,9 +107,19 @@ def read_wavcaps(source: Path, options: ImportOptions) -> Iterator[Entry]:
     chosen = choose_parts(found, options, source) if options.parts else found
     for part, path in chosen.items():
         base = source if source.is_dir() else path.parent
-        folder = AudioFolder(find_audio_dir(base, (f"{part}_flac", part, "audio"), options))
+        folder = AudioFolder(_find_wavcaps_audio(base, part, options))
         for number, item in enumerate(iterate_json_list(path, "data", "WavCaps metadata")):
             yield _read_wavcaps_item(item, f"{path}: data[{number}]", part, folder)
+
+
+def _find_wavcaps_audio(base: Path, part: str, options: ImportOptions) -> Path:
+    """The folder of a source's audio, wherever it is: sources use the same numbers as names."""
+    top = find_audio_dir(base, (), options)
+    for name in (f"{part}_flac", part):
+        for folder in (top / name, *sorted(top.rglob(name))):
+            if folder.is_dir() and "json_files" not in folder.parts:
+                return folder
+    return next((top / name for name in ("waveforms", "audio") if (top / name).is_dir()), top)
 
 
 def _read_wavcaps_item(item: Any, place: str, part: str, folder: AudioFolder) -> Entry:

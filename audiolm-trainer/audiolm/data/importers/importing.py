@@ -116,11 +116,16 @@ def name_audio_folder(output: str | Path) -> Path:
 
 def _read_rows(kind_name: str, source: Path, options: ImportOptions) -> Iterator[Entry]:
     """The importer's rows; a source of another kind is told with what it looks like."""
+    num_rows = 0
     try:
         if not source.exists():
             raise LayoutError(f"there is nothing at {source}")
-        yield from CORPUS_KINDS[kind_name].read(source, options)
-    except LayoutError as error:
+        for row in CORPUS_KINDS[kind_name].read(source, options):
+            yield row
+            num_rows += 1
+    except UserError as error:
+        if num_rows and not isinstance(error, LayoutError):
+            raise  # it is the kind it should be, but for a mistake in it
         guess = guess_kind(source)
         if guess in (None, kind_name):
             raise
