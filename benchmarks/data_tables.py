@@ -1,14 +1,18 @@
 """Tables of the data benchmarks from their JSON, and the plot of cost against rows.
 
-    python benchmarks/data_tables.py RESULT.json [RESULT.json ...] [--plot img/growth_rows.svg]
+    python benchmarks/data_tables.py RESULT.json [RESULT.json ...]
+    python benchmarks/data_tables.py RESULT.json --page docs/benchmarks.md \\
+        --plot img/growth_rows.svg
 
-In: JSONs of `data_scale.py` and `data_loading.py`. Out: Markdown, and with `--plot` an SVG drawn
-from the result of `data_scale.py`.
+In: JSONs of `data_scale.py` and `data_loading.py`. Out: Markdown. `--page` puts it into the page,
+with when and how it was measured, between the comments `data_scale` and `end of data_scale` (or
+`data_loading`). `--plot` draws the result of `data_scale.py` as SVG, and the page shows it.
 """
 
 import argparse
 import json
 import math
+import os
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -45,18 +49,54 @@ SLOPE_FROM_ROWS = 100_000  # from here on the annotation is read through its ind
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the table of each result; draw the plot when it is asked for."""
+    """Print each result or put it into the page; draw the plot when it is asked for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("results", type=Path, nargs="+", metavar="RESULT.json")
+    parser.add_argument("--page", type=Path, metavar="MD", help="page to put the tables into")
     parser.add_argument("--plot", type=Path, metavar="SVG", help="cost against rows")
     options = parser.parse_args(arguments)
     for path in options.results:
         report = json.loads(path.read_text(encoding="utf-8"))
         is_scale = report["benchmark"] == "data_scale"
-        print(format_scale(report) if is_scale else format_loading(report))
+        text = format_scale(report) if is_scale else format_loading(report)
         if is_scale and options.plot:
             options.plot.write_text(draw_growth(report), encoding="utf-8")
+        if options.page is None:
+            print(text)
+            continue
+        text = f"{describe_run(report, path)}\n\n{text}"
+        if is_scale and options.plot:
+            place = os.path.relpath(options.plot, options.page.parent)
+            text += f"\n![Seconds against rows of the annotation]({place})\n"
+        page = options.page.read_text(encoding="utf-8")
+        page = replace_section(page, report["benchmark"], text)
+        options.page.write_text(page, encoding="utf-8")
     return 0
+
+
+def describe_run(report: Report, path: Path) -> str:
+    """When, on what, how busy it was, and where every figure is."""
+    machine, load = report["machine"], report["load_average_1_5_15_min"]
+    options = ", ".join(f"{name} {value}" for name, value in report["settings"].items())
+    return (
+        f"{report['date'][:10]}, {machine['num_usable_cores']} cores of {machine['cpu']}, load "
+        f"average {load[0]:.1f} when it began; {options}. Every figure: `{path.name}` in "
+        "`benchmarks/results/`."
+    )
+
+
+def replace_section(page: str, name: str, text: str) -> str:
+    """The page with the text between the comments of that name.
+
+    Raises:
+        ValueError: the page has no such comments.
+    """
+    first, last = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+    before, opening, rest = page.partition(first)
+    _, closing, after = rest.partition(last)
+    if not opening or not closing:
+        raise ValueError(f"the page has no {first.strip()} and {last}")
+    return f"{before}{first}{text}{last}{after}"
 
 
 def format_scale(report: Report) -> str:

@@ -64,3 +64,37 @@ def test_plot_of_growth(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {label for _, label, _ in CURVES} < set(texts)
     assert "slope 1.00 from 10^5 on" in texts
     assert "slope 0.00 from 10^5 on" in texts
+
+
+def test_tables_go_into_their_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from data_tables import main, replace_section
+
+    report = {
+        "benchmark": "data_loading",
+        "date": "2026-01-02T03:04:05+00:00",
+        "load_average_1_5_15_min": [0.1, 0.2, 0.3],
+        "settings": {"clips": 2},
+        "machine": {"num_usable_cores": 2, "cpu": "Some CPU"},
+        "clips_per_second": {f"mp3, 16 kHz/0/{way}": [4.0] for way in ("ours", "librosa", "plain")},
+    }
+    result, page = tmp_path / "r.json", tmp_path / "page.md"
+    result.write_text(json.dumps(report))
+    page.write_text("a\n<!-- data_loading -->\nold\n<!-- end of data_loading -->\nb\n")
+    for _ in range(2):
+        assert main([str(result), "--page", str(page)]) == 0
+        first, *_, last = page.read_text().splitlines()
+        assert (first, last) == ("a", "b")
+        assert page.read_text().count("| mp3, 16 kHz | 0 | 4 | 4 | 4 | 1.0 | 1.0 |") == 1
+    assert "2026-01-02, 2 cores of Some CPU, load average 0.1" in page.read_text()
+    with pytest.raises(ValueError, match="data_scale"):
+        replace_section(page.read_text(), "data_scale", "x")
+
+
+def test_the_page_has_places_for_both_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from data_tables import replace_section
+
+    page = (BENCHMARKS.parent / "docs/benchmarks.md").read_text(encoding="utf-8")
+    for name in ("data_scale", "data_loading"):
+        assert "text of the test" in replace_section(page, name, "text of the test")
