@@ -112,7 +112,7 @@ def format_scale(report: Report) -> str:
 
 def format_loading(report: Report) -> str:
     """A line per format and number of loading processes: medians."""
-    lines = list(LOADING_HEADER)
+    lines: list[str] = [*LOADING_HEADER]
     medians = {key: statistics.median(rates) for key, rates in report["clips_per_second"].items()}
     for place in dict.fromkeys(key.rpartition("/")[0] for key in medians):
         name, _, num_workers = place.rpartition("/")

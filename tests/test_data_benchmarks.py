@@ -1,5 +1,6 @@
 """The benchmarks of data run in small: what they print is whole, and so is their JSON."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -45,10 +46,10 @@ def test_loading(tmp_path: Path) -> None:
 
 def test_plot_of_growth(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    from data_tables import CURVES, draw_growth, fit_slope
+    tables = importlib.import_module("data_tables")
 
     rows = [10**power for power in range(3, 8)]
-    assert fit_slope(rows, [3e-6 * number**0.5 for number in rows]) == pytest.approx(0.5)
+    assert tables.fit_slope(rows, [3e-6 * number**0.5 for number in rows]) == pytest.approx(0.5)
     report = {
         "rows": [
             {
@@ -60,15 +61,17 @@ def test_plot_of_growth(monkeypatch: pytest.MonkeyPatch) -> None:
             for number in rows
         ]
     }
-    texts = [text.text for text in ElementTree.fromstring(draw_growth(report)).iter() if text.text]
-    assert {label for _, label, _ in CURVES} < set(texts)
+    texts = [
+        text.text for text in ElementTree.fromstring(tables.draw_growth(report)).iter() if text.text
+    ]
+    assert {label for _, label, _ in tables.CURVES} < set(texts)
     assert "slope 1.00 from 10^5 on" in texts
     assert "slope 0.00 from 10^5 on" in texts
 
 
 def test_tables_go_into_their_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    from data_tables import main, replace_section
+    tables = importlib.import_module("data_tables")
 
     report = {
         "benchmark": "data_loading",
@@ -82,19 +85,19 @@ def test_tables_go_into_their_page(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     result.write_text(json.dumps(report))
     page.write_text("a\n<!-- data_loading -->\nold\n<!-- end of data_loading -->\nb\n")
     for _ in range(2):
-        assert main([str(result), "--page", str(page)]) == 0
+        assert tables.main([str(result), "--page", str(page)]) == 0
         first, *_, last = page.read_text().splitlines()
         assert (first, last) == ("a", "b")
         assert page.read_text().count("| mp3, 16 kHz | 0 | 4 | 4 | 4 | 1.0 | 1.0 |") == 1
     assert "2026-01-02, 2 cores of Some CPU, load average 0.1" in page.read_text()
     with pytest.raises(ValueError, match="data_scale"):
-        replace_section(page.read_text(), "data_scale", "x")
+        tables.replace_section(page.read_text(), "data_scale", "x")
 
 
 def test_the_page_has_places_for_both_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    from data_tables import replace_section
+    tables = importlib.import_module("data_tables")
 
     page = (BENCHMARKS.parent / "docs/benchmarks.md").read_text(encoding="utf-8")
     for name in ("data_scale", "data_loading"):
-        assert "text of the test" in replace_section(page, name, "text of the test")
+        assert "text of the test" in tables.replace_section(page, name, "text of the test")
