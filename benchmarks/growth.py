@@ -3,6 +3,7 @@
     python benchmarks/growth.py                       # 6 minutes on two idle cores, then plots
     python benchmarks/growth.py --size tiny --repeats 1 --out x.json --plots FOLDER
     python benchmarks/growth.py --draw RESULT.json    # the plots again
+    python benchmarks/growth.py --page docs/benchmarks.md --out benchmarks/results/growth_DATE.json
 
 The mid-size stack with random weights (`stack.py`), in its modes `exact` and `light`, each in a
 process of its own. Out: a JSON with every sample, `growth_seconds.svg`, `growth_batch.svg` and
@@ -24,7 +25,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "audiolm-trainer"))
 
-from growth_plots import draw_growth, format_growth
+from data_tables import replace_section
+from growth_plots import AXES, describe_run, draw_growth, format_growth
 from midsize import WORK_DIR, build_inputs, describe_start
 from stack import PROMPT, QFORMERS, Setup, build_model
 
@@ -54,10 +56,17 @@ def main(arguments: Sequence[str]) -> int:
         out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         print(out)
     args.plots.mkdir(parents=True, exist_ok=True)
-    for axis in ("seconds", "batch", "tokens"):
+    for axis in AXES:
         path = args.plots / f"growth_{axis}.svg"
         path.write_text(draw_growth(report, axis), encoding="utf-8")
-    print(format_growth(report))
+    text = format_growth(report)
+    if args.page:
+        page = args.page.read_text(encoding="utf-8")
+        told = describe_run(report, args.draw or args.out or args.work / "growth.json")
+        pictures = "\n".join(f"![{axis}](../img/growth_{axis}.svg)" for axis in AXES)
+        content = f"{told}\n\n{text}\n\n{pictures}\n"
+        args.page.write_text(replace_section(page, "growth", content), encoding="utf-8")
+    print(text)
     return 0
 
 
@@ -72,6 +81,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=WORK_DIR, help="folder of stack and clips")
     parser.add_argument("--out", type=Path, help="JSON to write (growth.json in the work folder)")
     parser.add_argument("--plots", type=Path, default=IMG_DIR, help="folder of the plots (img)")
+    parser.add_argument("--page", type=Path, help="put slopes and plots into this page, too")
     parser.add_argument("--draw", type=Path, help="draw the plots of this JSON; measure nothing")
     parser.add_argument("--mode", choices=MODES, help="measure this mode in this process")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,17 @@ def format_growth(report: Report) -> str:
             f"{row['time_start_ms']:.0f} ms | {memory[0]} | {memory[1]} |"
         )
     return "\n".join(lines)
+
+
+def describe_run(report: Report, path: Path) -> str:
+    """When, where and how it was measured."""
+    machine = report["machine"]
+    return (
+        f"{report['date'][:10]}, {machine['num_usable_cores']} cores of {machine['cpu']}, "
+        f"{machine['num_threads']} threads, load average "
+        f"{report['load_average_1_5_15_min'][0]:.1f} when it began; medians of "
+        f"{report['repeats']} answers. Every sample: `{path.name}`."
+    )
 
 
 def draw_growth(report: Report, axis: str) -> str:

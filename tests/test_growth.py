@@ -1,6 +1,7 @@
 """The growth benchmark measures what it names, and its slopes are those of its points."""
 
 import importlib
+import json
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ def growth() -> Iterator[Any]:
     sys.path.insert(0, str(BENCHMARKS_DIR))
     yield importlib.import_module("growth")
     sys.path.remove(str(BENCHMARKS_DIR))
-    for name in ("growth", "growth_plots", "midsize", "measure", "stack"):
+    for name in ("growth", "growth_plots", "data_tables", "midsize", "measure", "stack"):
         sys.modules.pop(name, None)
 
 
@@ -75,6 +76,25 @@ def test_point_is_measured_as_asked(growth: Any, dev_model: SALMONN) -> None:
     assert all(len(values) == 2 for values in point["samples"].values())
     assert point["total_seconds"] >= point["decode_seconds"] > 0
     assert point["added_mb"] is None or point["added_mb"] >= 0
+
+
+def test_page_gets_slopes_and_plots(growth: Any, tmp_path: Path) -> None:
+    report = build_report(growth) | {
+        "date": "2026-01-02T03:04:05", "load_average_1_5_15_min": [0.12, 0, 0], "repeats": 3,
+        "machine": {"num_usable_cores": 2, "cpu": "CPU", "num_threads": 2},
+    }  # fmt: skip
+    saved, page = tmp_path / "growth_x.json", tmp_path / "page.md"
+    saved.write_text(json.dumps(report))
+    page.write_text("before\n<!-- growth -->\nold\n<!-- end of growth -->\nafter\n")
+    arguments = ["--draw", str(saved), "--plots", str(tmp_path), "--page", str(page)]
+    assert growth.main(arguments) == 0
+    text = page.read_text()
+    assert "load average 0.1 when it began; medians of 3 answers" in text
+    assert "growth_x.json" in text
+    assert "old" not in text
+    for axis in ("seconds", "batch", "tokens"):
+        assert f"(../img/growth_{axis}.svg)" in text
+        assert (tmp_path / f"growth_{axis}.svg").is_file()
 
 
 def test_axes_span_what_they_should(growth: Any) -> None:
