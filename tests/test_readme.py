@@ -1,4 +1,4 @@
-"""The two READMEs say the same and tell the truth; the figure is what the script draws."""
+"""The two READMEs say the same and tell the truth; the figures are what the script draws."""
 
 import copy
 import json
@@ -6,6 +6,7 @@ import re
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -20,6 +21,8 @@ from audiolm.models.beats import BeatsConfig
 from audiolm.models.qformer import Windows
 from audiolm.prompts import split_at_marker
 from scripts import draw_figures
+from scripts.figures.shapes import compute_shapes
+from scripts.figures.wording import LANGUAGES, choose_texts
 from tests.golden import GOLDEN_DIR, Golden
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -76,23 +79,36 @@ def find_script(command: str) -> Path | None:
     return ROOT / scripts[0] if scripts else None
 
 
-def test_figure_is_what_the_script_draws() -> None:
-    drawn = draw_figures.draw_architecture(draw_figures.compute_shapes(draw_figures.CLIP_SECONDS))
-    assert draw_figures.FIGURE.read_text(encoding="utf-8") == drawn, "run scripts/draw_figures.py"
-    assert draw_figures.main(["--check"]) == 0
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("name", draw_figures.FIGURES)
+def test_figure_is_what_the_script_draws(name: str, language: str) -> None:
+    drawn = draw_figures.FIGURES[name](choose_texts(language))
+    file = draw_figures.name_file(name, language)
+    assert read(f"img/{file}") == drawn, "run scripts/draw_figures.py"
+    ElementTree.fromstring(drawn)
 
 
 def test_check_finds_a_stale_figure(tmp_path: Path) -> None:
-    stale = tmp_path / "stale.svg"
-    stale.write_text("<svg/>", encoding="utf-8")
-    assert draw_figures.main(["--check", "-o", str(stale)]) == 1
+    flags = ["--only", "windowing", "-o", str(tmp_path)]
+    assert draw_figures.main([*flags, "--check"]) == 1
+    assert draw_figures.main(flags) == 0
+    assert draw_figures.main([*flags, "--check"]) == 0
+    (tmp_path / "windowing.ko.svg").write_text("<svg/>", encoding="utf-8")
+    assert draw_figures.main([*flags, "--check"]) == 1
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_every_figure_is_shown_in_its_language(name: str) -> None:
+    language = "ko" if ".ko." in name else "en"
+    shown = set(re.findall(r"\(img/([\w.]+\.svg)\)", read(name)))
+    assert shown == {draw_figures.name_file(figure, language) for figure in draw_figures.FIGURES}
 
 
 def test_figure_shows_the_models_own_lengths() -> None:
-    """The script needs only the standard library, so it counts by itself; the models agree."""
+    """The script counts by itself, from constants in the sources; the models agree."""
     from audiolm.audio.features import num_fbank_frames
 
-    shapes, model = draw_figures.compute_shapes(10), Config().model
+    shapes, model = compute_shapes(10), Config().model
     windows = Windows.from_seconds(model.second_per_window, model.second_stride)
     assert shapes.num_fbank_frames == num_fbank_frames(160_000)
     size = BeatsConfig().input_patch_size

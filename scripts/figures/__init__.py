@@ -1,0 +1,1 @@
+"""The figures of `draw_figures.py`, a module each."""
