@@ -6,6 +6,7 @@ Keys are `section.option`. `config_file.py` applies these tables to every config
 # Options with a fixed set of values.
 CHOICES: dict[str, tuple[str, ...]] = {
     "model.quantization": ("none", "int8", "nf4"),
+    "model.encoder_dtype": ("auto", "fp32", "fp16", "bf16", "int8"),
     "model.attn_implementation": ("auto", "sdpa", "eager", "flash_attention_2"),
     "model.audio_tokens": ("fixed", "length_aware"),
     "model.whisper_input": ("padded", "trimmed"),

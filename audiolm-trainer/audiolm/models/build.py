@@ -17,6 +17,7 @@ from audiolm.models.checkpoint import load_checkpoints, load_projector
 from audiolm.models.encoding import EncoderSizes
 from audiolm.models.llm import attach_adapter, load_llm, load_tokenizer, read_llm_width
 from audiolm.models.qformer import Windows, build_qformer
+from audiolm.models.quantisation import choose_encoder_dtype, quantise_linears
 from audiolm.models.salmonn import SALMONN, TextOptions
 from audiolm.models.whisper import load_whisper_encoder, read_whisper_config
 from audiolm.prompts import PromptBook
@@ -49,7 +50,7 @@ def build_salmonn(
         UserError: an unknown option, a path with nothing at it, or weights that do not fit.
     """
     options = build_model_config(config)
-    whisper, beats = build_encoders(options, dtype) if has_encoders else (None, None)
+    whisper, beats = build_encoders(options, dtype, device) if has_encoders else (None, None)
     sizes = read_encoder_sizes(options)
     tokenizer = load_tokenizer(options.llama_path, options.token)
     llm = None if options.only_preprocessor else _build_llm(options, tokenizer, device, dtype)
@@ -136,8 +137,14 @@ def read_encoder_sizes(options: ModelConfig) -> EncoderSizes:
     )
 
 
-def build_encoders(options: ModelConfig, dtype: torch.dtype) -> tuple[WhisperEncoder, BEATs | None]:
-    """Whisper's encoder, and BEATs when a file is given; in `dtype` where frozen."""
+def build_encoders(
+    options: ModelConfig, dtype: torch.dtype, device: torch.device | str = "cpu"
+) -> tuple[WhisperEncoder, BEATs | None]:
+    """Whisper's encoder, and BEATs when a file is given, on the CPU.
+
+    Where frozen they are in `dtype` or as `encoder_dtype` says; 8-bit weights are on `device`.
+    """
+    dtype = choose_encoder_dtype(options, dtype, device)
     whisper = load_whisper_encoder(
         options.whisper_path,
         dtype=dtype if options.freeze_whisper else torch.float32,
@@ -148,6 +155,10 @@ def build_encoders(options: ModelConfig, dtype: torch.dtype) -> tuple[WhisperEnc
     if options.beats_path:
         beats_dtype = dtype if options.freeze_beats else torch.float32
         beats = BEATs.from_checkpoint(options.beats_path, beats_dtype)
+    if options.encoder_dtype == "int8":
+        quantise_linears(whisper, device)
+        if beats is not None:
+            quantise_linears(beats, device)
     if options.gradient_checkpointing in ENCODERS_CHECKPOINTED:  # without effect where frozen
         enable_checkpointing(whisper)
         if beats is not None:
@@ -167,6 +178,7 @@ def _build_llm(options: ModelConfig, tokenizer: Any, device: Any, dtype: torch.d
         tokenizer,
         dtype=dtype if options.freeze_llm else torch.float32,
         quantization=quantization,
+        is_double_quantised=options.nf4_double_quant,
         attn_implementation=options.attn_implementation,
         device=device,
         token=options.token,

@@ -48,7 +48,8 @@ SIZES = (
 class KeyReport:
     """What a checkpoint's keys were: module names loaded, and file keys that were not.
 
-    `misshaped` holds the shapes in the file and in the model.
+    `misshaped` holds the shapes in the file and in the model; `packed` are whole weights for what
+    the model holds in 8 bits.
     """
 
     loaded: list[str] = field(default_factory=list)
@@ -56,6 +57,7 @@ class KeyReport:
     unexpected: list[str] = field(default_factory=list)
     misshaped: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
+    packed: list[str] = field(default_factory=list)
 
     @property
     def problems(self) -> list[str]:
@@ -63,6 +65,7 @@ class KeyReport:
         kinds = {
             "missing": self.missing,
             "unexpected": self.unexpected,
+            "for weights kept in 8 bits (model.encoder_dtype, model.quantization)": self.packed,
             "misshaped": [
                 f"{key} (file {in_file}, model {in_model})"
                 for key, (in_file, in_model) in self.misshaped.items()
@@ -207,6 +210,8 @@ def _load_state(model: nn.Module, state: Mapping[str, Any], report: KeyReport) -
             report.ignored.append(key)
         elif target is None or not isinstance(value, torch.Tensor):
             report.unexpected.append(key)
+        elif target.dtype == torch.int8:
+            report.packed.append(key)
         elif target.shape != value.shape:
             report.misshaped[key] = tuple(value.shape), tuple(target.shape)
         else:

@@ -14,7 +14,6 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    BitsAndBytesConfig,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -23,6 +22,7 @@ from transformers import (
 from audiolm.errors import UserError
 from audiolm.models.activation_checkpointing import set_layers_training
 from audiolm.models.pretrained import explained_errors, load_pretrained
+from audiolm.models.quantisation import build_llm_quantisation
 
 PAD_TOKEN = "[PAD]"
 ATTENTION_PROJECTIONS = ["q_proj", "v_proj"]
@@ -53,20 +53,24 @@ def load_llm(
     *,
     dtype: torch.dtype = torch.float32,
     quantization: str = "none",
+    is_double_quantised: bool = True,
     attn_implementation: str = "auto",
     device: torch.device | str = "cpu",
     token: str = "",
 ) -> PreTrainedModel:
     """Load the LLM, frozen, with an embedding row for the tokenizer's padding token.
 
-    `quantization` int8 or nf4 goes through bitsandbytes and places the weights on `device`.
+    `quantization` int8 or nf4 goes through bitsandbytes and places the weights on `device`;
+    `is_double_quantised` keeps nf4's block maxima in 8 bits too.
 
     Raises:
         UserError: no such model, or bitsandbytes is missing.
     """
     arguments: dict[str, Any] = {}
     if quantization != "none":
-        arguments["quantization_config"] = _quantization_config(quantization, dtype)
+        arguments["quantization_config"] = build_llm_quantisation(
+            quantization, dtype, is_double=is_double_quantised
+        )
         arguments["device_map"] = {"": device}
     llm = load_pretrained(
         AutoModelForCausalLM,
@@ -84,20 +88,6 @@ def load_llm(
         bos_token_id=own.bos_token_id, eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id
     )
     return llm.requires_grad_(False)
-
-
-def _quantization_config(quantization: str, dtype: torch.dtype) -> BitsAndBytesConfig:
-    try:
-        import bitsandbytes  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            f"model.quantization: {quantization} needs bitsandbytes; pip install bitsandbytes"
-        ) from error
-    if quantization == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
-    )
 
 
 def _add_padding_row(llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -80,8 +80,8 @@ def compute_batch(shape: BatchShape, setting: Setting, dims: Dimensions) -> Amou
         numbers = b * (shape.num_frames * dims.whisper.d_model)
         if dims.beats is not None:
             numbers += b * shape.num_patches * dims.beats.encoder_embed_dim
-        why = f"stored encoder outputs, {numbers:,} x {setting.element_bytes} bytes"
-        return Amount("batch", numbers * setting.element_bytes, why)
+        why = f"stored encoder outputs, {numbers:,} x {setting.encoder_bytes} bytes"
+        return Amount("batch", numbers * setting.encoder_bytes, why)
     mel = dims.whisper.num_mel_bins * dims.whisper.max_source_positions * MEL_PER_FRAME
     why = f"{b} x (log-mel {mel:,} + waveform {shape.num_samples:,}) x 4 bytes"
     return Amount("batch", b * (mel + shape.num_samples) * FLOAT_BYTES, why)
@@ -91,7 +91,7 @@ def compute_encoders_at_work(shape: BatchShape, setting: Setting, dims: Dimensio
     """The most that Whisper or BEATs holds while it runs without gradients; freed afterwards."""
     if setting.has_feature_cache:
         return Amount("encoders at work", 0, "not loaded: their outputs are read from the cache")
-    whisper, e, b = dims.whisper, setting.element_bytes, shape.num_clips
+    whisper, e, b = dims.whisper, setting.encoder_bytes, shape.num_clips
     frames, width, ffn = b * shape.num_frames, whisper.d_model, whisper.encoder_ffn_dim
     conv = frames * MEL_PER_FRAME * (whisper.num_mel_bins + 2 * width) * e
     layer = frames * (2 * width + 2 * ffn) * e

@@ -24,6 +24,7 @@ from audiolm.training.doctor_machine import (
 )
 from audiolm.training.doctor_models import (
     check_beats,
+    check_encoder_dtype,
     check_mel_bins_agree,
     check_paths,
     check_tokenizer,
@@ -68,6 +69,7 @@ def examine(config: Config, surroundings: Surroundings) -> list[Finding]:
         ("metrics", lambda: check_metrics(surroundings.check_metrics)),
         ("paths", lambda: check_paths(config)),
         ("mel bins", lambda: check_mel_bins_agree(config)),
+        ("encoders", lambda: check_encoder_dtype(config)),
         ("BEATs", lambda: check_beats(config.model)),
         ("tokenizer", lambda: check_tokenizer(config.model)),
         ("prompts", lambda: check_prompts(config)),

@@ -19,11 +19,14 @@ from audiolm.config_file import flatten
 from audiolm.models.audio_tokens import check_mel_bins
 from audiolm.models.beats import BEATs
 from audiolm.models.checkpoint import load_checkpoints, load_projector
+from audiolm.models.device import choose_device
 from audiolm.models.llm import load_tokenizer
 from audiolm.models.pretrained import explained_errors
+from audiolm.models.quantisation import choose_encoder_dtype
 from audiolm.training.data import load_log_mel
 from audiolm.training.doctor_findings import Finding, note, ok, problem
 from audiolm.training.plan_report import PlannedRun
+from audiolm.training.precision import choose_precision
 
 HASHED_BYTES = 2**20  # at each end of a file; whole files of many GB would take minutes
 REQUIRED = ("model.llama_path", "model.whisper_path", "model.prompt_path")
@@ -105,6 +108,20 @@ def check_mel_bins_agree(config: Config) -> list[Finding]:
     found = load_log_mel(config).num_mel_bins
     check_mel_bins(found, expected)
     return [ok("mel bins", f"{found}, of the data and of Whisper")]
+
+
+def check_encoder_dtype(config: Config) -> list[Finding]:
+    """The number type of `model.encoder_dtype` on this device."""
+    device = choose_device(config.run.device)
+    frozen = choose_precision(config.run, device).frozen_dtype
+    dtype = choose_encoder_dtype(config.model, frozen, device)
+    name = str(dtype).removeprefix("torch.")
+    if config.model.encoder_dtype == "int8":
+        return [ok("encoders", f"linear layers in int8, the rest in {name}")]
+    if device.type == "cpu" and dtype != torch.float32:
+        text = f"model.encoder_dtype: {name} is very slow on most processors; fp32 is the fast one"
+        return [note("encoders", text)]
+    return [ok("encoders", name)]
 
 
 def check_beats(model: ModelConfig) -> list[Finding]:

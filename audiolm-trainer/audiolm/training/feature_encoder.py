@@ -26,7 +26,7 @@ class ClipEncoder:
         self._audio_options = read_audio_options(model)
         self._max_frames = read_encoder_sizes(model).max_frames
         self._device = device
-        self._whisper, self._beats = build_encoders(model, dtype)
+        self._whisper, self._beats = build_encoders(model, dtype, device)
         parts: list[nn.Module | None] = [self._whisper, self._beats]
         for part in parts:
             if part is not None:

@@ -100,6 +100,7 @@ def describe_features(config: Config, num_mel_bins: int, dtype: torch.dtype) -> 
         "beats": digest_files([Path(model.beats_path)], memory_path) if model.beats_path else "",
         "num_mel_bins": num_mel_bins,
         "dtype": str(dtype),
+        **({"weights": "int8"} if model.encoder_dtype == "int8" else {}),
         "cuts_long_audio": datasets.long_audio == "truncate",
         **options,
     }

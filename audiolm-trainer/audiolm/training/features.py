@@ -39,6 +39,7 @@ from audiolm.data.feature_shards import (
 from audiolm.errors import UserError
 from audiolm.models.audio_tokens import plan_frames
 from audiolm.models.build import read_audio_options, read_encoder_sizes
+from audiolm.models.quantisation import choose_encoder_dtype
 from audiolm.models.whisper import SAMPLES_PER_FRAME
 from audiolm.training.data import build_dataset, load_log_mel
 from audiolm.training.feature_encoder import (
@@ -76,7 +77,7 @@ def ensure_features(
         config: the whole configuration; without `datasets.feature_cache` the result is None.
         accelerator: knows the processes and the device.
         clips: of training and validation.
-        dtype: of the frozen encoders, as given to `build_salmonn`.
+        dtype: of the frozen parts, as given to `build_salmonn`.
         report: takes lines for the user; called in the main process.
 
     Raises:
@@ -86,6 +87,7 @@ def ensure_features(
     if not config.datasets.feature_cache:
         return None
     check_cache_options(config)
+    dtype = choose_encoder_dtype(config.model, dtype, accelerator.device)
     unique: dict[tuple[str, ...], Clip] = {}
     for clip in clips:
         unique.setdefault(name_audio(clip), clip)

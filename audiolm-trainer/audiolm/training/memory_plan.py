@@ -21,8 +21,10 @@ from audiolm.training.activation_memory import (
     without_answer,
 )
 from audiolm.training.model_sizes import (
+    ENCODERS,
     Dimensions,
     ModelSizes,
+    Packing,
     PartSize,
     adam8_bytes,
     measure_parts,
@@ -35,8 +37,6 @@ GIB = 2**30
 CUDA_CONTEXT_BYTES = GIB // 2
 FRAGMENTATION = 0.05
 PROCESSOR_CODE_BYTES = 115 * 2**20
-
-CACHED_PARTS = ("Whisper", "BEATs")  # not loaded when their outputs are stored
 
 
 @dataclass(frozen=True)
@@ -146,8 +146,10 @@ def plan_answering(sizes: ModelSizes, setting: Setting, workload: Workload) -> P
 
 def list_parts(sizes: ModelSizes, setting: Setting) -> list[PartSize]:
     """Parts of the model that are loaded."""
-    parts = measure_parts(sizes.model, setting.quantization)
-    return [part for part in parts if not (setting.has_feature_cache and part.name in CACHED_PARTS)]
+    packing = Packing(setting.quantization, setting.is_double_quantised, setting.has_int8_encoders)
+    parts = measure_parts(sizes.model, packing)
+    # Encoders are not loaded when their outputs are stored.
+    return [part for part in parts if not (setting.has_feature_cache and part.name in ENCODERS)]
 
 
 def sum_weights(parts: list[PartSize]) -> Amount:

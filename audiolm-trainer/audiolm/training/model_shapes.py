@@ -144,21 +144,26 @@ def _read_beats(path: str, shipped_dir: Path, notes: list[str]) -> BeatsConfig:
 
 
 def build_meta_model(
-    model: ModelConfig, sources: ModelSources, dtype: torch.dtype = torch.float32
+    model: ModelConfig,
+    sources: ModelSources,
+    dtype: torch.dtype = torch.float32,
+    encoder_dtype: torch.dtype | None = None,
 ) -> SALMONN:
     """The model of `models.build`, with tensors that have a shape and a type but no memory.
 
-    `dtype` is of frozen weights, before quantisation; what trains is float32.
+    `dtype` is of frozen weights, before quantisation, and `encoder_dtype` of frozen encoders where
+    that is another; what trains is float32.
     """
+    encoder_dtype = encoder_dtype or dtype
     options = copy.deepcopy(model)
     options.prompt_path, options.gradient_checkpointing = "", "none"
     with torch.device("meta"):
         # Loading, unlike building, lets the position table train with the rest.
         whisper: Any = WhisperEncoder(sources.whisper).requires_grad_(True)
-        whisper = whisper.to(dtype if options.freeze_whisper else torch.float32)
+        whisper = whisper.to(encoder_dtype if options.freeze_whisper else torch.float32)
         beats = BEATs(sources.beats) if sources.beats is not None else None
         if beats is not None:
-            beats = beats.to(dtype if options.freeze_beats else torch.float32)
+            beats = beats.to(encoder_dtype if options.freeze_beats else torch.float32)
         llm = None
         if not options.only_preprocessor:
             llm_dtype = dtype if options.freeze_llm else torch.float32

@@ -25,13 +25,18 @@ PARTS: dict[str, tuple[str, ...]] = {  # name -> how its parameters begin
     "LLM": ("llama_model.",),
     "adapter": (),  # the LLM's parameters with one of `ADAPTER_MARKS` in their names
 }
+ENCODERS = ("Whisper", "BEATs")
 MIN_SHARE = 0.01  # number types of fewer bytes are not named
 SAME_INPUT = {"attention": ("q_proj", "k_proj", "v_proj"), "mlp": ("gate_proj", "up_proj")}
 TYPE_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 # bitsandbytes' constants: weights share a float32 maximum in blocks of 64, a layer has a table of
-# 16 float32 values, an int8 row a float32 scale. Its 8-bit optimiser leaves small tensors alone.
+# 16 float32 values. Double quantisation keeps the maxima in 8 bits, with a float32 maximum for 256
+# of them, and a mean and a table of 256 values per layer. An int8 row has a float32 scale. Its
+# 8-bit optimiser leaves small tensors alone.
 NF4_BLOCK = 64
+NF4_NESTED_BLOCK = 256
+NF4_NESTED_BYTES = 4 + 256 * 4  # mean and table
 NF4_TABLE_BYTES = 16 * 4
 ADAM8_BLOCK = 256
 ADAM8_MIN_NUMEL = 4096
@@ -109,17 +114,36 @@ class ModelSizes:
         return 3 * 4 * self.num_trained
 
 
-def measure_parts(model: SALMONN, quantization: str = "none") -> list[PartSize]:
+@dataclass(frozen=True)
+class Packing:
+    """What is in 4 or 8 bits: the LLM by `model.quantization`, encoders with `encoder_dtype: int8`.
+
+    `is_double`: nf4's block maxima are in 8 bits too.
+    """
+
+    llm: str = "none"
+    is_double: bool = True
+    has_int8_encoders: bool = False
+
+
+def measure_parts(model: SALMONN, packing: Packing = Packing()) -> list[PartSize]:
     """Sizes of the parts that the model has, in the order of `PARTS`."""
     tensors: dict[str, list[tuple[nn.Parameter | torch.Tensor, bool]]] = {n: [] for n in PARTS}
-    packed = _find_quantised(model) if quantization != "none" else set()
+    packed = _find_quantised(model) if packing.llm != "none" else set()
+    if packing.has_int8_encoders:
+        packed |= _find_encoder_linears(model)
     for name, tensor in _unique_tensors(model):
         tensors[_find_part(name)].append((tensor, id(tensor) in packed))
-    return [_measure_part(name, found, quantization) for name, found in tensors.items() if found]
+    int8 = Packing("int8")
+    return [
+        _measure_part(name, found, int8 if name in ENCODERS else packing)
+        for name, found in tensors.items()
+        if found
+    ]
 
 
 def _measure_part(
-    name: str, tensors: list[tuple[nn.Parameter | torch.Tensor, bool]], quantization: str
+    name: str, tensors: list[tuple[nn.Parameter | torch.Tensor, bool]], packing: Packing
 ) -> PartSize:
     parameters = [(t, is_packed) for t, is_packed in tensors if isinstance(t, nn.Parameter)]
     plain = [tensor for tensor, is_packed in tensors if not is_packed]
@@ -136,9 +160,9 @@ def _measure_part(
     ]
     if packed:
         num_packed = sum(tensor.numel() for tensor in packed)
-        num_bytes += sum(packed_bytes(tensor.shape, quantization) for tensor in packed)
-        types.insert(0, quantization)
-        reasons.insert(0, f"{num_packed:,} x {_describe_packing(quantization)}")
+        num_bytes += sum(packed_bytes(tensor.shape, packing) for tensor in packed)
+        types.insert(0, packing.llm)
+        reasons.insert(0, f"{num_packed:,} x {_describe_packing(packing)}")
     return PartSize(
         name,
         sum(tensor.numel() for tensor, _ in parameters),
@@ -149,17 +173,23 @@ def _measure_part(
     )
 
 
-def packed_bytes(shape: torch.Size, quantization: str) -> int:
+def packed_bytes(shape: torch.Size, packing: Packing) -> int:
     """Bytes of a quantised weight (rows, columns) as bitsandbytes loads it, with its constants."""
     numel = shape.numel()
-    if quantization == "int8":
+    if packing.llm == "int8":
         return numel + 4 * shape[0]
-    return math.ceil(numel / 2) + 4 * math.ceil(numel / NF4_BLOCK) + NF4_TABLE_BYTES
+    num_maxima = math.ceil(numel / NF4_BLOCK)
+    maxima = 4 * num_maxima
+    if packing.is_double:
+        maxima = num_maxima + 4 * math.ceil(num_maxima / NF4_NESTED_BLOCK) + NF4_NESTED_BYTES
+    return math.ceil(numel / 2) + maxima + NF4_TABLE_BYTES
 
 
-def _describe_packing(quantization: str) -> str:
-    if quantization == "int8":
-        return "1 byte and 4 per row (embedding and norms stay)"
+def _describe_packing(packing: Packing) -> str:
+    if packing.llm == "int8":
+        return "1 byte and 4 per row (embeddings, convolutions and norms stay)"
+    if packing.is_double:
+        return "0.5159 bytes (4 bits, an 8-bit maximum per 64 weights; embedding and norms stay)"
     return "0.5625 bytes (4 bits, a float32 maximum per 64 weights; embedding and norms stay)"
 
 
@@ -172,6 +202,17 @@ def _find_quantised(model: SALMONN) -> set[int]:
         id(module.weight)
         for name, module in model.llm.named_modules()
         if isinstance(module, nn.Linear) and module is not output and not _is_adapter(name)
+    }
+
+
+def _find_encoder_linears(model: SALMONN) -> set[int]:
+    parts: list[Any] = [model.speech_encoder, model.beats]
+    return {
+        id(module.weight)
+        for part in parts
+        if part is not None
+        for module in part.modules()
+        if isinstance(module, nn.Linear)
     }
 
 

@@ -9,6 +9,7 @@ import torch
 
 from audiolm.config import Config
 from audiolm.models.device import choose_device
+from audiolm.models.quantisation import choose_encoder_dtype
 from audiolm.training.model_shapes import build_meta_model, find_model_sources
 from audiolm.training.model_sizes import ModelSizes
 from audiolm.training.plan_check import OpenMeter, format_check, measure_steps, run_measuring
@@ -30,7 +31,9 @@ def plan_run(config: Config, shipped_dir: Path, *, is_gpu: bool) -> PlannedRun:
     sources = find_model_sources(config.model, shipped_dir)
     setting = read_setting(config, is_gpu=is_gpu)
     dtype = torch.float32 if setting.element_bytes == 4 else torch.bfloat16
-    model = build_meta_model(config.model, sources, dtype)
+    place = "cuda" if is_gpu else "cpu"
+    encoder_dtype = choose_encoder_dtype(config.model, dtype, place)
+    model = build_meta_model(config.model, sources, dtype, encoder_dtype)
     counter = TokenCounter(sources.tokenizer)
     typical, longest = read_workloads(config, counter)
     notes = list(sources.notes)

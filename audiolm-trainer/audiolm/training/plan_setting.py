@@ -37,8 +37,11 @@ class Setting:
 
     is_gpu: bool
     element_bytes: int
+    encoder_bytes: int  # of a number that a frozen encoder computes
+    has_int8_encoders: bool
     is_mixed: bool  # what trains computes in half precision too (autocast)
     quantization: str
+    is_double_quantised: bool  # nf4's maxima
     checkpointing: str  # none | llm | encoders | all
     optimiser: str  # adamw | adamw8bit
     has_feature_cache: bool
@@ -100,11 +103,15 @@ def read_setting(config: Config, *, is_gpu: bool) -> Setting:
         "qformer": model.freeze_speech_QFormer,
         "llm": model.freeze_llm,
     }
+    encoder_bytes = {"fp32": 4, "bf16": 2, "fp16": 2}.get(model.encoder_dtype, element_bytes)
     return Setting(
         is_gpu=is_gpu,
         element_bytes=element_bytes,
+        encoder_bytes=encoder_bytes,
+        has_int8_encoders=model.encoder_dtype == "int8",
         is_mixed=is_mixed,
         quantization="nf4" if model.low_resource else model.quantization,
+        is_double_quantised=model.nf4_double_quant,
         checkpointing=model.gradient_checkpointing,
         optimiser=run.optims.optimiser,
         has_feature_cache=bool(config.datasets.feature_cache),
