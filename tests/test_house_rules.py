@@ -20,7 +20,8 @@ MAX_FUNCTION_LINES = 60
 MAX_CLASS_LINES = 200
 
 TOP_LEVEL = {
-    ".ci", ".gitignore", ".pre-commit-config.yaml", "LICENSE", "README.ko.md", "README.md",
+    ".ci", ".gitignore", ".pre-commit-config.yaml", "CITATION.cff", "CONTRIBUTING.md", "LICENSE",
+    "README.ko.md", "README.md",
     "audiolm-trainer", "benchmarks", "configs", "docs", "evaluate_efficiency_salmonn.py",
     "evaluate_salmonn.py", "img", "pyproject.toml", "requirements.txt", "scripts",
     "submission_validator.py", "tests",

@@ -130,6 +130,24 @@ def test_audio_tokens_of_both_modes(name: str) -> None:
     assert row in read(name)
 
 
+@pytest.mark.parametrize("name", READMES)
+def test_troubles_are_errors_that_exist(name: str) -> None:
+    section = re.split(r"^## (?:Troubleshooting|문제 해결)$", read(name), flags=re.MULTILINE)[1]
+    texts = re.findall(r"^\| `([^`]+)` \|", section.partition("\n## ")[0], re.MULTILINE)
+    assert len(texts) >= 10
+    sources = [*(ROOT / "audiolm-trainer").rglob("*.py"), *ROOT.glob("*.py")]
+    code = "\n".join(path.read_text(encoding="utf-8") for path in sources)
+    assert not [text for text in texts if text not in code]
+
+
+def test_citation_file_names_what_the_readmes_cite() -> None:
+    citation = yaml.safe_load(read("CITATION.cff"))
+    cited = {entry["url"].rpartition("/")[2] for entry in citation["references"]}
+    for name in READMES:
+        assert set(re.findall(r"arXiv:(\d+\.\d+)", read(name))) == cited
+    assert f'__version__ = "{citation["version"]}"' in read("audiolm-trainer/audiolm/__init__.py")
+
+
 def test_readmes_have_the_same_structure() -> None:
     levels = [[heading.partition(" ")[0] for heading in list_headings(name)] for name in READMES]
     assert levels[0] == levels[1]
