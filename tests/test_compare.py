@@ -118,3 +118,27 @@ def test_order_of_lines_does_not_matter(pair):
     before = compare_systems(*pair)
     rewrite(pair[1], lambda rows: rows[::-1])
     assert compare_systems(*pair) == before
+
+
+def test_endless_answers_are_compared_by_their_share(tmp_path):
+    def save_endless(name: str, reasons: list[str]) -> str:
+        rows = [
+            Prediction(i, f"{i}.wav", None, "asr", "", "a b", ["a b"], stop_reason=reason)
+            for i, reason in enumerate(reasons)
+        ]
+        save_predictions(tmp_path / name, rows)
+        return str(tmp_path / name)
+
+    a = save_endless("a", ["looping", "runaway", "end_token", "max_new_tokens"])
+    b = save_endless("b", ["end_token", "runaway", "end_token", "end_token"])
+    share = next(c for c in compare_systems(a, b) if c.name == "runaway_share")
+    assert (share.value_a, share.value_b) == (0.5, 0.25)
+    assert (share.wins, share.losses) == (1, 0)
+
+
+def test_captions_are_compared_by_every_figure_at_hand(tmp_path):
+    a = save(tmp_path / "a", REFERENCES, task="audiocaption_v2")
+    b = save(tmp_path / "b", REFERENCES[::-1], task="audiocaption_v2")
+    found = {c.name: c for c in compare_systems(a, b)}
+    assert found["cider_d_untokenised"].difference.value < 0
+    assert {"cider_d", "bleu_4", "rouge_l"} < found.keys()

@@ -1,4 +1,4 @@
-"""The benchmarks of data run in small: what they print is whole, and so is their JSON."""
+"""The benchmarks of data and of rescoring run in small: what they print is whole, JSON too."""
 
 import importlib
 import json
@@ -101,3 +101,12 @@ def test_the_page_has_places_for_both_tables(monkeypatch: pytest.MonkeyPatch) ->
     page = (BENCHMARKS.parent / "docs/benchmarks.md").read_text(encoding="utf-8")
     for name in ("data_scale", "data_loading"):
         assert "text of the test" in tables.replace_section(page, name, "text of the test")
+
+
+def test_rescoring(tmp_path: Path) -> None:
+    options = ["--clips", "20", "--repeats", "1"]
+    *runs, _, _, asr, aac = run_script("rescore.py", "--work", str(tmp_path), *options)
+    assert [json.loads(line)["kind"] for line in runs] == ["asr", "aac"]
+    assert all(json.loads(line)["peak_mib"] > 1 for line in runs)
+    assert asr.startswith("| asr | 20 | ")
+    assert aac.startswith("| aac | 20 | ")

@@ -72,11 +72,14 @@ def compute_caption_scores(
 
 
 def measure_program_metrics(
-    hypotheses: Sequence[str], references: Sequence[Sequence[str]], cider_d: Measure
+    candidates: Sequence[Sequence[str]],
+    references: Sequence[Sequence[Sequence[str]]],
+    cider_d: Measure,
 ) -> tuple[dict[str, Measure], list[str]]:
     """METEOR, SPICE, SPIDEr, SPIDEr-FL and FENSE, as many of them as can be computed here.
 
     Args:
+        candidates, references: Penn Treebank tokens (`tokenize_captions`).
         cider_d: the same clips' CIDEr-D, one half of SPIDEr.
 
     Returns:
@@ -84,14 +87,12 @@ def measure_program_metrics(
     """
     measures: dict[str, Measure] = {"cider_d": cider_d}
     missing, reasons = [], []
-    candidates = [tokenize_ptb(text) for text in hypotheses]
-    tokens = [[tokenize_ptb(text) for text in texts] for texts in references]
     for metric in PROGRAM_METRICS:
         if find_problem((metric,)):
             missing.append(metric)
             continue
         try:
-            _add_measure(measures, metric, candidates, tokens, {})
+            _add_measure(measures, metric, candidates, references, {})
         except UserError as error:
             reasons.append(str(error))
     if missing:
@@ -126,12 +127,23 @@ def measure_caption_texts(
     Raises:
         UserError: as `compute_caption_scores`.
     """
+    return measure_captions(*tokenize_captions(hypotheses, references, tokenizer))
+
+
+def tokenize_captions(
+    hypotheses: Sequence[str], references: Sequence[Sequence[str]], tokenizer: str = "ptb"
+) -> tuple[list[list[str]], list[list[list[str]]]]:
+    """Tokens of hypotheses and of references that the Java-free metrics are defined on.
+
+    Raises:
+        UserError: as `compute_caption_scores`.
+    """
     _check_choices(JAVA_FREE_METRICS, tokenizer)
     _check_texts(hypotheses, references)
     tokenize = _TOKENIZERS[tokenizer]
     tokens = [[tokenize(text) for text in texts] for texts in references]
     _check_words(tokens, JAVA_FREE_METRICS)
-    return measure_captions([tokenize(text) for text in hypotheses], tokens)
+    return [tokenize(text) for text in hypotheses], tokens
 
 
 def compute_best_constant_caption(

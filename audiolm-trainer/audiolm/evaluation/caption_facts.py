@@ -17,18 +17,23 @@ MAX_FLOOR_CLIPS = 2000
 
 
 def describe_captions(
-    hypotheses: Sequence[str], references: Sequence[Sequence[str]]
+    said: Sequence[Sequence[str]],
+    wanted: Sequence[Sequence[Sequence[str]]],
+    references: Sequence[Sequence[str]],
 ) -> dict[str, Any]:
-    """Vocabulary, share of unique captions, constant-caption floor, human ceiling."""
-    said = [tuple(tokenize_ptb(text)) for text in hypotheses]
-    wanted = [[tokenize_ptb(text) for text in texts] for texts in references]
+    """Vocabulary, share of unique captions, constant-caption floor, human ceiling.
+
+    Args:
+        said, wanted: Penn Treebank tokens of hypotheses and of references.
+        references: the references' texts, in the same order.
+    """
     vocabulary = {word for words in said for word in words}
     reference_vocabulary = {word for texts in wanted for words in texts for word in words}
     caption, floor = find_floor(references)
     return {
         "vocabulary": len(vocabulary),
         "reference_vocabulary": len(reference_vocabulary),
-        "unique_caption_share": len(set(said)) / len(said),
+        "unique_caption_share": len(set(map(tuple, said))) / len(said),
         "constant_caption": caption,
         "constant_caption_cider_d": floor,
         "human_cider_d": measure_humans(wanted),

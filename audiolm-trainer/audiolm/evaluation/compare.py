@@ -15,9 +15,8 @@ import numpy as np
 from audiolm.errors import UserError
 from audiolm.evaluation.intervals import LEVEL, Difference, compare_paired
 from audiolm.evaluation.predictions import Prediction, find_predictions, load_predictions
-from audiolm.evaluation.results import choose_groups
+from audiolm.evaluation.results import choose_groups, measure_clips
 from audiolm.evaluation.run_folder import CARD_NAME
-from audiolm.evaluation.scores import build_measures
 from audiolm.evaluation.wording import NAMES, PERCENTAGES, format_value
 from audiolm.json_file import load_json
 
@@ -56,7 +55,8 @@ class Comparison:
 
 
 def compare_systems(path_a: str | Path, path_b: str | Path, *, seed: int = 0) -> list[Comparison]:
-    """Every Java-free figure of every group, B against A; `changed` for primary figures alone.
+    """Every figure of every group that can be computed here, B against A; of the first figure of a
+    group also what changed.
 
     Raises:
         UserError: no predictions there, or predictions of different clips.
@@ -79,16 +79,18 @@ def compare_systems(path_a: str | Path, path_b: str | Path, *, seed: int = 0) ->
                 f"{path_a}: clips without reference texts cannot be compared; --rescore it with "
                 "--annotation JSON first"
             )
-        measures = [
-            build_measures(kind, pair[0][0].task, [clip.text for clip in clips], references)
-            for clips in pair
-        ]
+        measures = [measure_clips(kind, clips, with_facts=False)[0] for clips in pair]
+        if measures[0].keys() != measures[1].keys():
+            raise UserError(
+                "the two systems have different figures: a metric failed on one of them"
+            )
+        primary = next(iter(measures[0]))
         for figure, measure_a in measures[0].items():
             measure_b = measures[1][figure]
             is_error = kind.is_error and figure not in ("contains", "token_f1")
             per_clip = measure_a.formula(measure_a.rows), measure_b.formula(measure_b.rows)
             gains = (per_clip[0] - per_clip[1]) * (1 if is_error else -1)
-            is_primary = figure == kind.primary
+            is_primary = figure == primary
             found.append(
                 Comparison(
                     name,

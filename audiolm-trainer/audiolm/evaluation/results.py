@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from audiolm.errors import UserError
-from audiolm.evaluation.aac import measure_caption_texts, measure_program_metrics
+from audiolm.evaluation.aac import measure_program_metrics, tokenize_captions
 from audiolm.evaluation.alignment import align_texts, format_alignment
+from audiolm.evaluation.caption_counts import measure_captions
 from audiolm.evaluation.caption_facts import describe_captions, measure_untokenised
-from audiolm.evaluation.intervals import Interval, Measure, bootstrap_intervals
+from audiolm.evaluation.intervals import Interval, Measure, bootstrap_intervals, mean_of
 from audiolm.evaluation.predictions import Prediction
 from audiolm.evaluation.scores import build_measures
 from audiolm.evaluation.tasks import CAPTIONS, CHARACTERS, TRANSCRIPTS, ScoreKind, find_score_kind
@@ -24,6 +25,7 @@ from audiolm.evaluation.tasks import CAPTIONS, CHARACTERS, TRANSCRIPTS, ScoreKin
 # Audio lengths at which bins of clips end, in seconds; the last bin has no end.
 BIN_ENDS = (5.0, 10.0, 15.0, 20.0)
 NUM_WORST = 20
+ENDLESS = ("runaway", "looping")  # stop reasons of the guard
 EDITS = ("substitutions", "deletions", "insertions", "num_words")
 
 
@@ -142,18 +144,7 @@ def _score_group(
             f"{len(without)} of {len(clips)} clips have no reference text; first: {without[0]}; "
             "give --annotation JSON"
         )
-    hypotheses = [clip.text for clip in clips]
-    references = [clip.references for clip in clips]
-    notes: list[str] = []
-    facts: dict[str, Any] = {}
-    if kind is CAPTIONS:
-        measures = measure_caption_texts(hypotheses, references)
-        extra, notes = measure_program_metrics(hypotheses, references, measures["cider_d"])
-        measures = {**_first("spider", extra), **measures, **extra}
-        measures["cider_d_untokenised"] = measure_untokenised(hypotheses, references)
-        facts = describe_captions(hypotheses, references)
-    else:
-        measures = build_measures(kind, clips[0].task, hypotheses, references)
+    measures, notes, facts = measure_clips(kind, clips)
     result = GroupResult(
         name,
         kind,
@@ -172,6 +163,33 @@ def _score_group(
     if kind.counts_edits:
         result.worst = _find_worst(kind, clips, measures[result.primary])
     return result
+
+
+def measure_clips(
+    kind: ScoreKind, clips: Sequence[Prediction], *, with_facts: bool = True
+) -> tuple[dict[str, Measure], list[str], dict[str, Any]]:
+    """Every figure of clips with references, clip by clip, that can be computed on this machine.
+
+    Returns:
+        The figures, why others are missing, and facts that have no interval (if wanted).
+
+    Raises:
+        UserError: captions that cannot be scored.
+    """
+    hypotheses = [clip.text for clip in clips]
+    references = [clip.references for clip in clips]
+    if kind is not CAPTIONS:
+        measures = build_measures(kind, clips[0].task, hypotheses, references)
+        if kind.counts_edits:
+            is_endless = np.array([clip.stop_reason in ENDLESS for clip in clips])
+            measures["runaway_share"] = mean_of(is_endless)
+        return measures, [], {}
+    said, wanted = tokenize_captions(hypotheses, references)
+    measures = measure_captions(said, wanted)
+    extra, notes = measure_program_metrics(said, wanted, measures["cider_d"])
+    measures = {**_first("spider", extra), **measures, **extra}
+    measures["cider_d_untokenised"] = measure_untokenised(hypotheses, references)
+    return measures, notes, describe_captions(said, wanted, references) if with_facts else {}
 
 
 def _first(name: str, measures: dict[str, Measure]) -> dict[str, Measure]:

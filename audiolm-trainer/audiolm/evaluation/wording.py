@@ -14,6 +14,7 @@ NAMES = {
     "phone_error_rate": "phone error rate",
     "sentence_error_rate": "sentence error rate",
     "empty_share": "empty answers",
+    "runaway_share": "runaway answers",
     "cider_d": "CIDEr-D",
     "cider_d_untokenised": "CIDEr-D, untokenised (the organiser's)",
     "bleu_1": "BLEU-1",
@@ -33,8 +34,8 @@ NAMES = {
     "bleu": "BLEU (sacrebleu)",
 }
 PERCENTAGES = frozenset(
-    """wer wer_open_asr cer phone_error_rate sentence_error_rate empty_share accuracy exact_match
-    contains token_f1""".split()
+    """wer wer_open_asr cer phone_error_rate sentence_error_rate empty_share runaway_share
+    accuracy exact_match contains token_f1""".split()
 )
 
 
