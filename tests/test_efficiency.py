@@ -29,6 +29,7 @@ from audiolm.evaluation.roofline import MachineLimits
 from audiolm.evaluation.timing_clip import build_noise_clip, build_synthetic_clip, load_timing_clip
 from audiolm.evaluation.workload import PHASES, Workload
 from audiolm.models.decode import generate_ids
+from audiolm.models.device import inference_dtype
 from audiolm.models.llm import stop_token_ids
 from audiolm.models.salmonn import SALMONN
 from audiolm.models.splice import LlmInputs
@@ -648,6 +649,7 @@ def test_seconds_of_a_file(tmp_path: Path) -> None:
         (["--options", "model.test_prompt_path="], "model.test_prompt_path is not set"),
         (["--options", "model.beats_path=no.pt"], "model.beats_path: nothing at"),
         (["--options", "model.ckpt=no.pth"], "model.ckpt: nothing at"),
+        (["--options", "run.precision=fp16"], "run.precision: fp16 is for GPUs; .* use fp32"),
     ],
 )
 def test_bad_input(tmp_path: Path, words: list[str], message: str) -> None:
@@ -719,3 +721,18 @@ def test_failed_write_leaves_nothing(tmp_path: Path) -> None:
 def test_commit_is_none_outside_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert machine.find_commit() is None
+
+
+def test_precision_is_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never silently another type than `run.precision` says."""
+    cuda = torch.device("cuda")
+    assert inference_dtype("auto", CPU) == torch.float32
+    assert inference_dtype("bf16", CPU) == torch.bfloat16
+    for has_bfloat16 in (True, False):
+        monkeypatch.setattr(
+            torch.cuda, "is_bf16_supported", lambda has=has_bfloat16, **options: has
+        )
+        assert inference_dtype("fp16", cuda) == torch.float16
+        assert inference_dtype("auto", cuda) == (torch.bfloat16 if has_bfloat16 else torch.float16)
+    with pytest.raises(UserError, match="bf16, which this GPU does not have; use fp16"):
+        inference_dtype("bf16", cuda)

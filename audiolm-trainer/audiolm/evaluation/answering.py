@@ -23,7 +23,7 @@ from audiolm.config_file import load_config
 from audiolm.evaluation.answer_stream import show_so_far, stream_new_ids
 from audiolm.evaluation.questions import DEFAULT_TASK, build_prompt, load_clip
 from audiolm.models.decode import read_generate_config
-from audiolm.models.device import choose_device, half_dtype, move_to
+from audiolm.models.device import choose_device, inference_dtype, move_to
 from audiolm.models.salmonn import SALMONN
 from audiolm.models.splice import LlmInputs, splice
 from audiolm.prompts import PromptBook, apply_template, split_at_marker
@@ -132,7 +132,8 @@ class Answerer:
             )
         torch.manual_seed(config.run.seed)  # of what no checkpoint fills, and of do_sample
         model_options = dataclasses.replace(options, prompt_path="")  # no training prompts
-        model = SALMONN.from_config(model_options, device=device, dtype=half_dtype(device)).eval()
+        dtype = inference_dtype(config.run.precision, device)
+        model = SALMONN.from_config(model_options, device=device, dtype=dtype).eval()
         return cls(
             model,
             log_mel,

@@ -21,7 +21,7 @@ from audiolm.evaluation.timing_clip import (
     load_timing_clip,
     store_clip,
 )
-from audiolm.models.device import half_dtype
+from audiolm.models.device import inference_dtype
 from audiolm.models.salmonn import SALMONN
 from audiolm.prompts import PromptBook, apply_template
 
@@ -64,11 +64,12 @@ def load_question(config: Config, task: str) -> Question:
         UserError: as `SALMONN.from_config`; no prompt for the task; a device that cannot be timed.
     """
     device = choose_timed_device(config.run.device)
+    dtype = inference_dtype(config.run.precision, device)
     sentence = PromptBook.load(config.model.test_prompt_path).first(task, "")
     prompt = apply_template(config.model.prompt_template, sentence)
     whisper_path = config.datasets.whisper_path or config.model.whisper_path
     log_mel = LogMel.from_pretrained(whisper_path, token=config.model.token)
     torch.manual_seed(config.run.seed)  # of what no checkpoint fills
     options = dataclasses.replace(config.model, prompt_path="")  # training prompts are not read
-    model = SALMONN.from_config(options, device=device, dtype=half_dtype(device))
+    model = SALMONN.from_config(options, device=device, dtype=dtype)
     return Question(model, log_mel, prompt, config.generate.end_sym)

@@ -46,7 +46,7 @@ from audiolm.evaluation.run_folder import (
     list_interrupted,
 )
 from audiolm.evaluation.submission import submission_path, write_submission
-from audiolm.models.device import choose_device, half_dtype
+from audiolm.models.device import choose_device, inference_dtype
 from audiolm.models.salmonn import SALMONN
 
 logger = logging.getLogger(__name__)
@@ -237,7 +237,8 @@ def _build_decoder(config: Config, device: torch.device) -> Decoder:
     log_mel = LogMel.from_pretrained(whisper_path, token=config.model.token or None)
     torch.manual_seed(config.run.seed)  # of what no checkpoint fills
     options = dataclasses.replace(config.model, prompt_path="")  # training prompts are not read
-    model = SALMONN.from_config(options, device=device, dtype=half_dtype(device)).eval()
+    dtype = inference_dtype(config.run.precision, device)
+    model = SALMONN.from_config(options, device=device, dtype=dtype).eval()
     return Decoder(
         model,
         log_mel,

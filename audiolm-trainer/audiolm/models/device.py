@@ -36,6 +36,21 @@ def half_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if has_bfloat16 else torch.float16
 
 
+def inference_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Number type of a model that only answers: what `run.precision` says, `auto` as `half_dtype`.
+
+    Raises:
+        UserError: the device has no fast products of that type.
+    """
+    if precision == "auto":
+        return half_dtype(device)
+    if precision == "fp16" and device.type != "cuda":
+        raise UserError("run.precision: fp16 is for GPUs; on a processor use fp32 or auto")
+    if precision == "bf16" and device.type == "cuda" and half_dtype(device) != torch.bfloat16:
+        raise UserError("run.precision: bf16, which this GPU does not have; use fp16 or auto")
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
 def move_to(samples: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """A batch with its tensors on `device`; lists stay."""
     return {
