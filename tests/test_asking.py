@@ -1,10 +1,12 @@
 """Streaming, lists of clips, JSON and `load_model`, on the golden dev model."""
 
+import itertools
 import json
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import cli_inference
 import numpy as np
@@ -15,7 +17,7 @@ import torch
 import audiolm
 from audiolm.audio.features import LogMel
 from audiolm.errors import UserError
-from audiolm.evaluation import answer_stream
+from audiolm.evaluation import answer_stream, answering
 from audiolm.evaluation.answer_stream import show_so_far
 from audiolm.evaluation.answering import Answerer, Reply, grow
 from audiolm.evaluation.questions import list_questions
@@ -61,6 +63,21 @@ def test_times_of_a_reply(answerer: Answerer) -> None:
     assert 0 < last.ttft_seconds < last.seconds
     assert last.tpot_seconds == (last.seconds - last.ttft_seconds) / (last.num_tokens - 1)
     assert make_reply("a").tpot_seconds is None
+
+
+def test_readers_time_is_not_the_models(
+    answerer: Answerer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What happens between two tokens at the reader's is in none of the figures."""
+    clock = itertools.count()
+    reader = itertools.count(0, 1_000_000)
+    passed = [0]
+    now = lambda: next(clock) + passed[0]  # noqa: E731
+    monkeypatch.setattr(answering, "time", SimpleNamespace(perf_counter=now))
+    for reply in answerer.reply(GOOD):
+        passed[0] = next(reader)
+        assert 0 < reply.seconds < 1000
+    assert passed[0] > 1_000_000
 
 
 def test_clip_is_encoded_once(answerer: Answerer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,10 +5,8 @@ In: one row for the LLM (`splice.LlmInputs`). Out: an iterator of token ids, and
 
 import queue
 import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -22,30 +20,28 @@ from audiolm.models.splice import LlmInputs
 INCOMPLETE_CHARACTER = "\ufffd"  # what the bytes of half a character decode to
 
 
-class NewIds(NamedTuple):
-    """Token ids, and when they were there (`time.perf_counter`), whenever somebody reads them."""
-
-    ids: list[int]
-    clock_seconds: float
-
-
 class _Abandoned(Exception):
     """Raised inside `generate` when nobody wants the rest."""
 
 
 class _QueueStreamer(BaseStreamer):
-    """Hands ids over from the thread that decodes; transformers calls `put` and `end`."""
+    """Hands ids over from the thread that decodes; transformers calls `put` and `end`.
+
+    The thread waits until the next ids are wanted, so that nothing is decoded for nobody.
+    """
 
     def __init__(self) -> None:
-        self.ids: queue.SimpleQueue[NewIds | None] = queue.SimpleQueue()  # None: no more
+        self.ids: queue.SimpleQueue[list[int] | None] = queue.SimpleQueue()  # None: no more
+        self.wanted = threading.Semaphore(0)
         self.is_abandoned = threading.Event()
 
     def put(self, value: torch.Tensor) -> None:
         """(1,) new ids; the first call brings the prompt's, and embeddings have none."""
+        if value.numel():
+            self.ids.put(value.flatten().tolist())
+            self.wanted.acquire()
         if self.is_abandoned.is_set():
             raise _Abandoned
-        if value.numel():
-            self.ids.put(NewIds(value.flatten().tolist(), time.perf_counter()))
 
     def end(self) -> None:
         """Nothing: the thread tells by itself that it is done, also when it failed."""
@@ -58,7 +54,7 @@ def can_stream(generate_cfg: GenerateConfig) -> bool:
 
 def stream_new_ids(
     model: SALMONN, inputs: LlmInputs, generate_cfg: GenerateConfig
-) -> Iterator[NewIds]:
+) -> Generator[list[int], None, None]:
     """Ids of one row as they are decoded; with beams, all of them at the end.
 
     Closing the iterator stops the decoding before its next token.
@@ -71,19 +67,20 @@ def stream_new_ids(
         model.text_options.end_text,
     )
     if not can_stream(generate_cfg):
-        ids = generate_ids(*arguments)[0].tolist()
-        yield NewIds(ids, time.perf_counter())
+        yield generate_ids(*arguments)[0].tolist()
         return
     streamer = _QueueStreamer()
     with ThreadPoolExecutor(1) as pool:
         decoding = pool.submit(generate_ids, *arguments, streamer=streamer)
         decoding.add_done_callback(lambda _: streamer.ids.put(None))
         try:
-            while (new := streamer.ids.get()) is not None:
-                yield new
+            while (ids := streamer.ids.get()) is not None:
+                yield ids
+                streamer.wanted.release()
             decoding.result()  # raises what went wrong there
         finally:
             streamer.is_abandoned.set()
+            streamer.wanted.release()
 
 
 def show_so_far(

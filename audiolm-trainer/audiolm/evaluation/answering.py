@@ -5,6 +5,7 @@ In: a configuration, an audio file, and a free prompt or a task's name. Out: the
 Letters: T samples at 16 kHz, M mel bins, L audio tokens, H LLM width.
 """
 
+import contextlib
 import dataclasses
 import logging
 import time
@@ -64,7 +65,7 @@ class Reply:
         num_tokens: new tokens so far, an end token included.
         ttft_seconds: from the question to the first new token; when the clip was given as a file,
             loading and encoding are in it. With beams, the time of the whole answer.
-        seconds: from the question until now.
+        seconds: from the question until now, without what the reader does between tokens.
         is_last: whether the answer is finished.
     """
 
@@ -222,15 +223,20 @@ class Answerer:
         tokenizer = self.model.llama_tokenizer
         end_texts = (self.generate_cfg.end_sym, self.model.text_options.end_text)
         ids: list[int] = []
-        ttft_seconds = now = 0.0
-        for new in stream_new_ids(self.model, inputs, self.generate_cfg):
-            ids += new.ids
-            now = new.clock_seconds - started
-            ttft_seconds = ttft_seconds or now
-            text = show_so_far(tokenizer, ids, end_texts, is_last=False)
-            yield Reply(text, len(ids), ttft_seconds, now, is_last=False)
+        seconds, ttft_seconds = time.perf_counter() - started, 0.0
+        with contextlib.closing(stream_new_ids(self.model, inputs, self.generate_cfg)) as stream:
+            while True:
+                started = time.perf_counter()
+                new_ids = next(stream, None)
+                if new_ids is None:
+                    break
+                seconds += time.perf_counter() - started
+                ids += new_ids
+                ttft_seconds = ttft_seconds or seconds
+                text = show_so_far(tokenizer, ids, end_texts, is_last=False)
+                yield Reply(text, len(ids), ttft_seconds, seconds, is_last=False)
         text = show_so_far(tokenizer, ids, end_texts, is_last=True)
-        yield Reply(text, len(ids), ttft_seconds, now, is_last=True)
+        yield Reply(text, len(ids), ttft_seconds, seconds, is_last=True)
 
     def ask(self, audio: str | Path | HeardClip, prompt: str = "", task: str = DEFAULT_TASK) -> str:
         """The model's whole answer about one clip; arguments and errors as in `reply`."""
