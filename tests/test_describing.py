@@ -159,7 +159,7 @@ def test_a_path_out_of_the_prefix_is_told_with_its_entry(tmp_path: Path) -> None
 def test_parts_grouped_by_text_share_no_words(tmp_path: Path) -> None:
     """However they are written: with other capitals, marks or spaces."""
     forms = ("The door {} opens.", "the door {} opens", "...the  door {}, opens!")
-    rows = [
+    rows: list[dict[str, str | list[str]]] = [
         {"path": f"{i}.wav", "text": forms[i % 3].format(chr(97 + i // 3))} for i in range(3 * 26)
     ]
     rows.append({"path": "two.wav", "text": ["A door.", "It opens."]})
