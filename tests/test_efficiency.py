@@ -1,5 +1,6 @@
 """The efficiency tool times whole answers on the real cache and counts the right bytes."""
 
+import functools
 import json
 import os
 import re
@@ -331,17 +332,18 @@ def test_each_step_reads_one_token_on_the_prefills_cache(
 ) -> None:
     model = dev_model
     calls: list[tuple[int, int, int]] = []
-    forward = model.llm.forward
+    base = model.llm.get_base_model()
+    forward = base.forward
 
+    @functools.wraps(forward)
     def recording_forward(*args: Any, **kwargs: Any) -> Any:
-        past = kwargs.get("past_key_values")
-        num_past = past.get_seq_length() if past is not None else 0
+        num_past = kwargs.get("cache", kwargs.get("past_key_values")).get_seq_length()
         output = forward(*args, **kwargs)
         inputs = kwargs["input_ids"] if num_past else kwargs["inputs_embeds"]
         calls.append((inputs.shape[1], num_past, output.logits.shape[1]))
         return output
 
-    monkeypatch.setattr(model.llm, "forward", recording_forward)
+    monkeypatch.setattr(base, "forward", recording_forward)
     clip = build_synthetic_clip(1.0, seed=0)
     workload = Workload(model, load_log_mel(), clip.samples, PROMPT, num_new_tokens=4)
     workload.answer()

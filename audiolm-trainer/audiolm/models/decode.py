@@ -1,9 +1,9 @@
-"""From spliced rows to answers, through transformers' `generate`.
+"""From spliced rows to answers: by the loop of `greedy.py`, or with beams by transformers.
 
 Letters: B clips, S prompt positions, A answer tokens of the longest answer, H LLM width.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
@@ -15,14 +15,20 @@ from transformers import (
     PreTrainedTokenizerBase,
     StoppingCriteriaList,
 )
-from transformers.generation.streamers import BaseStreamer
 
 from audiolm.config import GenerateConfig
-from audiolm.models.llm import stop_token_ids
+from audiolm.models.greedy import TokenLoop, build_processors
+from audiolm.models.llm import CausalStep, stop_token_ids
 from audiolm.models.log_probability import measure_log_probabilities
 from audiolm.models.sampling import build_samplers
 from audiolm.models.splice import LlmInputs, tokenize
-from audiolm.models.stopping import EndTextCriteria, RunawayCriteria, RunawayGuard, find_loop
+from audiolm.models.stopping import (
+    EndTextCriteria,
+    RowRules,
+    RunawayCriteria,
+    RunawayGuard,
+    find_loop,
+)
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,12 @@ class EndRules:
         ids = [i for text in given or ("",) for i in stop_token_ids(llm, tokenizer, text)]
         long_texts = tuple(text for text in given if len(tokenize(tokenizer, text)) > 1)
         return cls(given, long_texts, tuple(dict.fromkeys(ids)))
+
+    def by_row(
+        self, tokenizer: PreTrainedTokenizerBase, guard: RunawayGuard | None = None
+    ) -> RowRules:
+        """As the loop wants them."""
+        return RowRules(tokenizer, frozenset(self.token_ids), self.long_texts, guard)
 
 
 @dataclass(frozen=True)
@@ -93,7 +105,6 @@ def generate_ids(
     *,
     guard: RunawayGuard | None = None,
     seeds: Sequence[int] | None = None,
-    streamer: BaseStreamer | None = None,
 ) -> torch.Tensor:
     """New token ids (B, at most max_new_tokens), stopped row by row and padded at the end.
 
@@ -103,10 +114,79 @@ def generate_ids(
     Args:
         seeds: of sampling, one per row; None draws them from torch's generator. With beams, torch's
             generator does the sampling, for all rows together.
-        streamer: is given the ids of one row as they are decoded; not with beams.
     """
     options = read_generate_config(generate_cfg)
     rules = EndRules.build(llm, tokenizer, options.end_sym, end_text)
+    if options.num_beams == 1 and CausalStep.fits(llm):
+        loop = _build_loop(llm, inputs, options, rules, seeds)
+        pad_id = rules.token_ids[0] if rules.token_ids else int(tokenizer.pad_token_id or 0)  # type: ignore[arg-type]
+        return loop.write_until(loop.prefill(inputs), rules.by_row(tokenizer, guard), pad_id)
+    return generate_by_transformers(llm, tokenizer, inputs, options, rules, guard, seeds)
+
+
+def stream_ids(
+    llm: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    inputs: LlmInputs,
+    generate_cfg: Any,
+    end_text: str,
+    *,
+    guard: RunawayGuard | None = None,
+    seeds: Sequence[int] | None = None,
+) -> Iterator[list[int]]:
+    """The ids of `generate_ids` for one row, each as soon as it is there; beams' at the end.
+
+    Closing the iterator stops the decoding.
+    """
+    options = read_generate_config(generate_cfg)
+    rules = EndRules.build(llm, tokenizer, options.end_sym, end_text)
+    if options.num_beams > 1 or not CausalStep.fits(llm):
+        ids = generate_by_transformers(llm, tokenizer, inputs, options, rules, guard, seeds)
+        yield ids[0].tolist()
+        return
+    loop = _build_loop(llm, inputs, options, rules, seeds)
+    yield from loop.stream(inputs, rules.by_row(tokenizer, guard))
+
+
+def _build_loop(
+    llm: Any,
+    inputs: LlmInputs,
+    options: GenerateConfig,
+    rules: EndRules,
+    seeds: Sequence[int] | None,
+) -> TokenLoop:
+    processors = build_processors(
+        inputs.attention_mask.device,
+        repetition_penalty=options.repetition_penalty,
+        min_new_tokens=min(options.min_length, options.max_new_tokens),
+        stop_ids=rules.token_ids,
+        samplers=_build_samplers(inputs, options, seeds),
+    )
+    return TokenLoop(llm, options.max_new_tokens, processors)
+
+
+def _build_samplers(
+    inputs: LlmInputs, options: GenerateConfig, seeds: Sequence[int] | None
+) -> LogitsProcessorList:
+    """What draws each row's tokens; nothing where the best is taken, or beams are drawn."""
+    if not options.do_sample or options.num_beams > 1:
+        return LogitsProcessorList()
+    if seeds is None:
+        seeds = torch.randint(2**62, (len(inputs.attention_mask),)).tolist()
+    return build_samplers(options.temperature, options.top_p, seeds)
+
+
+@torch.no_grad()
+def generate_by_transformers(
+    llm: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    inputs: LlmInputs,
+    options: GenerateConfig,
+    rules: EndRules,
+    guard: RunawayGuard | None = None,
+    seeds: Sequence[int] | None = None,
+) -> torch.Tensor:
+    """As `generate_ids`, by transformers: for beams, and LLMs that the loop cannot drive."""
     stop_ids = list(rules.token_ids)
     samples_beams = options.do_sample and options.num_beams > 1
     generation = GenerationConfig(
@@ -114,7 +194,6 @@ def generate_ids(
         min_new_tokens=min(options.min_length, options.max_new_tokens),
         num_beams=options.num_beams,
         do_sample=samples_beams,
-        repetition_penalty=options.repetition_penalty,
         eos_token_id=stop_ids,
         pad_token_id=stop_ids[0] if stop_ids else tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
@@ -122,11 +201,12 @@ def generate_ids(
     )
     if samples_beams:
         generation.update(temperature=options.temperature, top_p=options.top_p, top_k=0)
-    processors = LogitsProcessorList()
-    if options.do_sample and not samples_beams:
-        if seeds is None:
-            seeds = torch.randint(2**62, (len(inputs.attention_mask),)).tolist()
-        processors = build_samplers(options.temperature, options.top_p, seeds)
+    # transformers would not count a padded row's first tokens (as many as it has padding)
+    processors = build_processors(
+        inputs.attention_mask.device,
+        repetition_penalty=options.repetition_penalty,
+        samplers=_build_samplers(inputs, options, seeds),
+    )
     criteria = StoppingCriteriaList()
     for text in rules.long_texts:
         criteria.append(EndTextCriteria(tokenizer, text))
@@ -138,7 +218,6 @@ def generate_ids(
         generation_config=generation,
         logits_processor=processors,
         stopping_criteria=criteria,
-        streamer=streamer,
     )
 
 

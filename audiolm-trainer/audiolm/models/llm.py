@@ -3,6 +3,7 @@
 Nothing outside this module knows which LLM it is or how its adapter works.
 """
 
+import inspect
 import warnings
 from typing import Any
 
@@ -185,3 +186,53 @@ def stop_token_ids(llm: nn.Module, tokenizer: PreTrainedTokenizerBase, end_text:
     if len(end_ids) == 1:
         ids += end_ids
     return list(dict.fromkeys(i for i in ids if i is not None))
+
+
+class CausalStep:
+    """Runs an LLM over new positions on a cache: what decoding needs of one, whatever it is.
+
+    The adapter's wrapper is left out of the call; the layers it changed do their work all the same.
+
+    Args:
+        llm: with or without adapter; `fits` must be true of it.
+    """
+
+    def __init__(self, llm: Any) -> None:
+        self.llm = _unwrap(llm)
+        self.config = self.llm.config.get_text_config()
+        self._cache_name = _find_cache_name(self.llm)
+        # a mask over key positions, ready for the layers; other kernels want their own shapes
+        self.takes_full_mask = getattr(self.config, "_attn_implementation", None) == "sdpa"
+
+    @staticmethod
+    def fits(llm: Any) -> bool:
+        """Whether the LLM takes positions, a cache, and how many logits to compute."""
+        llm = _unwrap(llm)
+        parameters = inspect.signature(llm.forward).parameters
+        needed = ("inputs_embeds", "position_ids", "logits_to_keep", _find_cache_name(llm))
+        return all(name in parameters for name in needed)
+
+    def __call__(
+        self, cache: Any, positions: torch.Tensor, mask: torch.Tensor | None, **inputs: Any
+    ) -> torch.Tensor:
+        """Read new positions, add them to the cache, and give their logits (B, n, V).
+
+        Args:
+            cache: of the positions before.
+            positions: (B, n) of the new ones.
+            mask: (B, all positions), 1 = real; or ready for the layers; None: all are real.
+            inputs: `input_ids` (B, n) or `inputs_embeds` (B, n, H); `logits_to_keep`.
+        """
+        inputs[self._cache_name] = cache
+        output = self.llm(attention_mask=mask, position_ids=positions, use_cache=True, **inputs)
+        return output.logits
+
+
+def _unwrap(llm: Any) -> Any:
+    return llm.get_base_model() if isinstance(llm, peft.PeftModel) else llm
+
+
+def _find_cache_name(llm: Any) -> str:
+    """What this version of transformers calls the cache."""
+    parameters = inspect.signature(llm.forward).parameters
+    return "cache" if "cache" in parameters else "past_key_values"

@@ -31,7 +31,7 @@ class EndTextCriteria(StoppingCriteria):
     def __init__(self, tokenizer: PreTrainedTokenizerBase, end_text: str) -> None:
         self.tokenizer = tokenizer
         self.end_text = end_text
-        self.num_tokens = 2 * len(tokenize(tokenizer, end_text)) + 2
+        self.num_tokens = count_tail(tokenizer, end_text)
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
         """(R, S) token ids -> (R,) True where the row is done."""
@@ -87,3 +87,38 @@ def find_loop(ids: Sequence[int]) -> int | None:
             start -= 1
         return start + period
     return None
+
+
+@dataclass(frozen=True)
+class RowRules:
+    """All that may end an answer, by its own ids: for the loop, which looks at rows one by one.
+
+    Attributes:
+        tokenizer: for end symbols.
+        stop_ids: end tokens.
+        end_texts: end symbols of several tokens.
+        guard: see `RunawayGuard`; None lets answers run on.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    stop_ids: frozenset[int]
+    end_texts: tuple[str, ...] = ()
+    guard: RunawayGuard | None = None
+
+    def ends(self, row: int, ids: Sequence[int]) -> bool:
+        """Whether the answer of that row ends with the last of its ids."""
+        if ids[-1] in self.stop_ids:
+            return True
+        if self.guard is not None and (
+            len(ids) >= self.guard.limits[row] or find_loop(ids) is not None
+        ):
+            return True
+        return any(self._holds(ids, text) for text in self.end_texts)
+
+    def _holds(self, ids: Sequence[int], end_text: str) -> bool:
+        return end_text in self.tokenizer.decode(list(ids[-count_tail(self.tokenizer, end_text) :]))
+
+
+def count_tail(tokenizer: PreTrainedTokenizerBase, end_text: str) -> int:
+    """How many of the last tokens hold an end symbol, if it has just been written."""
+    return 2 * len(tokenize(tokenizer, end_text)) + 2

@@ -1,0 +1,294 @@
+"""The loop writes what transformers writes: same ids, any LLM, any rule, padded or not."""
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MptConfig,
+    MptForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from audiolm.config import GenerateConfig
+from audiolm.models import greedy
+from audiolm.models.decode import (
+    EndRules,
+    generate_by_transformers,
+    generate_ids,
+    stream_ids,
+)
+from audiolm.models.greedy import TokenLoop
+from audiolm.models.kv_cache import ReservedLayer, build_cache, round_up, sees_every_position
+from audiolm.models.llm import CausalStep, attach_adapter
+from audiolm.models.salmonn import SALMONN
+from audiolm.models.splice import LlmInputs
+from audiolm.models.stopping import RunawayGuard
+from tests.golden import Golden
+
+SIZE = {
+    "vocab_size": 120,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 48,
+    "head_dim": 8,
+    "eos_token_id": 7,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+}
+SLIDING = {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"] * 2}
+FAMILIES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    "llama": (LlamaConfig, LlamaForCausalLM, {}),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM, {}),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM, {}),
+    "gemma2": (Gemma2Config, Gemma2ForCausalLM, SLIDING | {"num_hidden_layers": 4}),
+    "gemma3": (Gemma3TextConfig, Gemma3ForCausalLM, SLIDING | {"num_hidden_layers": 4}),
+    "neox": (GPTNeoXConfig, GPTNeoXForCausalLM, {}),
+}
+
+
+def build_llm(family: str, **changes: Any) -> Any:
+    """A tiny LLM with weights large enough that its answers vary."""
+    config_class, llm_class, options = FAMILIES[family]
+    torch.manual_seed(5)
+    llm = llm_class(config_class(**(SIZE | options | changes))).eval()
+    with torch.no_grad():
+        for parameter in llm.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=0.4)
+    return llm
+
+
+def build_rows(llm: Any, lengths: tuple[int, ...], seed: int = 0) -> LlmInputs:
+    """Random prompts of the given lengths, padded left."""
+    generator = torch.Generator().manual_seed(seed)
+    width = llm.get_input_embeddings().embedding_dim
+    embeds = torch.randn(len(lengths), max(lengths), width, generator=generator)
+    mask = torch.ones(embeds.shape[:2], dtype=torch.long)
+    for row, length in enumerate(lengths):
+        mask[row, : max(lengths) - length] = 0
+    return LlmInputs(embeds, mask, mask)
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_repetition_penalty_does_not_depend_on_the_batch(num_beams: int) -> None:
+    """`generate` itself forgets as many new tokens of a row as the row has padding."""
+    llm = build_llm("llama")
+    inputs = build_rows(llm, (4, 15))
+    options = {"repetition_penalty": 1.5, "num_beams": num_beams}
+    ours, theirs = both_ways(llm, inputs, **options)
+    assert ours == theirs
+    alone = LlmInputs(inputs.inputs_embeds[:1, 11:], *[inputs.attention_mask[:1, 11:]] * 2)
+    for rows in both_ways(llm, alone, **options):
+        assert rows[0] == ours[0][: len(rows[0])]
+    plain = llm.generate(
+        inputs_embeds=alone.inputs_embeds, repetition_penalty=1.5, max_new_tokens=30,
+        num_beams=num_beams, do_sample=False,
+    )  # fmt: skip
+    assert plain[0].tolist() == ours[0][: plain.shape[1]]
+
+
+class LetterTokenizer:
+    """As much of a tokenizer as decoding asks for: each id is a text of three letters."""
+
+    bos_token_id, eos_token_id, pad_token_id = 1, 7, 0
+
+    def __call__(self, text: str, add_special_tokens: bool = True) -> Any:
+        ids = [int(text[start : start + 3]) for start in range(0, len(text), 3)]
+        return type("Encoding", (), {"input_ids": ids})
+
+    def decode(self, ids: Any) -> str:
+        return "".join(f"{int(i):03d}" for i in ids)
+
+    def batch_decode(self, rows: Any) -> list[str]:
+        return [self.decode(row) for row in rows]
+
+
+def both_ways(
+    llm: Any,
+    inputs: LlmInputs,
+    guard: RunawayGuard | None = None,
+    seeds: Any = None,
+    **options: Any,
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Ids of the loop, and of transformers."""
+    tokenizer: Any = LetterTokenizer()
+    values: dict[str, Any] = {"num_beams": 1, "max_new_tokens": 30} | options
+    config = GenerateConfig(**values)
+    assert CausalStep.fits(llm)
+    ours = generate_ids(llm, tokenizer, inputs, config, "", guard=guard, seeds=seeds)
+    rules = EndRules.build(llm, tokenizer, config.end_sym, "")
+    theirs = generate_by_transformers(llm, tokenizer, inputs, config, rules, guard, seeds)
+    return ours.tolist(), theirs.tolist()
+
+
+@pytest.mark.parametrize(
+    ("family", "attention"), [*((f, "") for f in FAMILIES), ("llama", "eager")]
+)
+@pytest.mark.parametrize("lengths", [(9,), (12, 12), (11, 4, 17)], ids=["one", "equal", "padded"])
+def test_ids_are_those_of_transformers(
+    family: str, lengths: tuple[int, ...], attention: str
+) -> None:
+    llm = build_llm(family)
+    if attention:
+        llm.set_attn_implementation(attention)
+    # a penalty, without which some families write one token for ever
+    options = {"repetition_penalty": 3.0, "max_new_tokens": 16}
+    ours, theirs = both_ways(llm, build_rows(llm, lengths), **options)
+    assert ours == theirs
+    assert len(set(ours[0])) > 3
+
+
+@pytest.mark.parametrize("every", [1, 8])
+@pytest.mark.parametrize("seed", range(2))
+def test_rules_of_ending_and_scores(every: int, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However seldom the loop looks for ends, rows end where transformers ends them."""
+    monkeypatch.setitem(greedy.LOOK_EVERY, "cpu", every)
+    llm = build_llm("llama")
+    inputs = build_rows(llm, (5, 14, 8, 8), seed)
+    (free, *_), _ = both_ways(llm, inputs)
+    end_text = LetterTokenizer().decode(free[9:11])
+    eos = [free[12], 7]
+    settings: list[dict[str, Any]] = [
+        {"repetition_penalty": 1.3},
+        {"min_length": 12},
+        {"end_sym": end_text},
+        {"end_sym": end_text, "min_length": 20, "repetition_penalty": 1.1},
+        {"guard": RunawayGuard((3, 30, 11, 1))},
+        {"max_new_tokens": 1},
+        {"do_sample": True, "temperature": 2.0, "seeds": [1, 2, 3, 4]},
+    ]
+    for stop_ids in (7, eos):
+        llm.generation_config.eos_token_id = stop_ids
+        for setting in settings:
+            ours, theirs = both_ways(llm, inputs, **setting)
+            assert ours == theirs, setting
+    ours, _ = both_ways(llm, inputs, end_sym=end_text)
+    assert free[12] not in ours[0][:11]
+
+
+def test_looping_rows_end_where_transformers_ends_them() -> None:
+    llm = build_llm("llama")
+    with torch.no_grad():
+        for layer in llm.model.layers:  # only the last token counts: it loops soon
+            layer.self_attn.o_proj.weight.zero_()
+    ours, theirs = both_ways(
+        llm, build_rows(llm, (5, 9)), guard=RunawayGuard((200, 200)), max_new_tokens=150
+    )
+    assert ours == theirs
+    assert len(ours[0]) < 150
+
+
+def test_stream_gives_the_same_ids_one_by_one() -> None:
+    llm = build_llm("qwen2")
+    inputs = build_rows(llm, (6,))
+    tokenizer: Any = LetterTokenizer()
+    config = GenerateConfig(num_beams=1, max_new_tokens=12)
+    pieces = list(stream_ids(llm, tokenizer, inputs, config, ""))
+    assert [len(piece) for piece in pieces] == [1] * len(pieces)
+    (ids,) = generate_ids(llm, tokenizer, inputs, config, "").tolist()
+    assert [i for piece in pieces for i in piece] == ids
+    beams = list(stream_ids(llm, tokenizer, inputs, GenerateConfig(max_new_tokens=4), ""))
+    assert len(beams) == 1
+
+
+def test_closing_the_stream_ends_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    llm = build_llm("llama")
+    steps: list[None] = []
+    advance = TokenLoop.advance
+    monkeypatch.setattr(
+        TokenLoop, "advance", lambda self, state: (steps.append(None), advance(self, state))[1]
+    )
+    config = GenerateConfig(num_beams=1, max_new_tokens=12)
+    stream: Any = stream_ids(llm, LetterTokenizer(), build_rows(llm, (6,)), config, "")  # type: ignore[arg-type]
+    next(stream)
+    next(stream)
+    stream.close()
+    assert len(steps) == 1
+
+
+def test_llms_that_the_loop_cannot_drive_go_to_transformers() -> None:
+    """MPT takes no positions."""
+    llm = MptForCausalLM(MptConfig(d_model=32, n_heads=4, n_layers=2, vocab_size=120)).eval()
+    assert not CausalStep.fits(llm)
+    config = GenerateConfig(num_beams=1, max_new_tokens=5)
+    tokenizer: Any = LetterTokenizer()
+    inputs = build_rows(llm, (6,))
+    ids = generate_ids(llm, tokenizer, inputs, config, "")
+    rules = EndRules.build(llm, tokenizer, "", "")
+    assert ids.tolist() == generate_by_transformers(llm, tokenizer, inputs, config, rules).tolist()
+
+
+@pytest.mark.parametrize("adapter", ["lora", "dora", "hra"])
+def test_adapters_are_at_work(adapter: str) -> None:
+    bare = build_llm("llama")
+    inputs = build_rows(bare, (7, 5))
+    without, _ = both_ways(bare, inputs)
+    llm: Any = attach_adapter(bare, adapter)
+    with torch.no_grad():
+        for name, parameter in llm.named_parameters():
+            if parameter.requires_grad and "magnitude" not in name:
+                parameter.normal_(std=0.4)
+    ours, theirs = both_ways(llm.eval(), inputs)
+    assert ours == theirs != without
+
+
+def test_goldens_batches_of_any_kind(dev_model: SALMONN, dev: Golden) -> None:
+    prompts = ["<SpeechHere>", "A <SpeechHere> B", "USER: long <SpeechHere> and long after it"]
+    with torch.no_grad():
+        inputs = dev_model.prepare(dev.load_samples(), prompts)
+    llm, tokenizer = dev_model.llm, dev_model.llama_tokenizer
+    config = GenerateConfig(num_beams=1, max_new_tokens=40, repetition_penalty=1.2)
+    rules = EndRules.build(llm, tokenizer, "", " cries")
+    ours = generate_ids(llm, tokenizer, inputs, config, " cries")
+    theirs = generate_by_transformers(llm, tokenizer, inputs, config, rules)
+    assert ours.tolist() == theirs.tolist()
+
+
+# The cache
+
+
+def test_room_is_reserved_once_and_never_copied() -> None:
+    llm = build_llm("llama")
+    cache = build_cache(llm.config, 70)
+    loop = TokenLoop(llm, 20)
+    state = loop.prefill(build_rows(llm, (9,)))
+    (layer, *_) = state.cache.layers
+    assert isinstance(layer, ReservedLayer)
+    assert layer.keys is not None
+    place = layer.keys.data_ptr()
+    while state.num_new < 20:
+        loop.advance(state)
+    assert layer.keys.data_ptr() == place
+    assert layer.get_seq_length() == 9 + 19  # the last token is not read
+    assert len(cache.layers) == 3
+    assert [round_up(n) for n in (1, 64, 65)] == [64, 64, 128]
+
+
+def test_room_grows_when_it_is_too_small() -> None:
+    layer = ReservedLayer(10)
+    states = torch.randn(2, 3, 100, 4)
+    for start, end in ((0, 60), (60, 64), (64, 65), (65, 100)):
+        part = states[:, :, start:end]
+        keys, values = layer.update(part, 2 * part)
+    assert torch.equal(keys, states)
+    assert torch.equal(values, 2 * states)
+
+
+def test_sliding_windows_stay_transformers_own() -> None:
+    cache = build_cache(build_llm("gemma2").config, 10)
+    assert not sees_every_position(cache)
+    assert [isinstance(layer, ReservedLayer) for layer in cache.layers] == [False, True] * 2
