@@ -5,9 +5,11 @@ memory in MB (10^6 bytes). Imports are part of what is measured, so each functio
 first call of each kind warms up and does not count.
 """
 
+import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -134,11 +136,74 @@ def measure_inference(way: str, setup: Setup) -> Samples:
     if workload is not None:
         assert workload.outcome is not None
         samples["num_prompt_positions"] = [workload.outcome.num_prompt_positions]
-        model.llama_model.merge_adapter()  # peft's own
-        merged = repeat(answer, setup.repeats)
-        samples["tpot_merged_seconds"] = merged["tpot_seconds"]
-        samples["ttft_merged_seconds"] = merged["ttft_seconds"]
+        samples |= measure_merged(workload, answer, samples["whisper_seconds"], setup.repeats)
     return samples
+
+
+def measure_merged(
+    workload: Any,
+    answer: Callable[[], Mapping[str, float]],
+    whisper_seconds: Sequence[float],
+    num_repeats: int,
+) -> Samples:
+    """The same with the adapter merged: our loop and `generate` in turn, as shares of the limits.
+
+    The machine's limits are taken right before and after, and the higher counts.
+    """
+    import torch
+
+    from audiolm.evaluation.roofline import compute_roofline, count_operations, measure_limits
+    from audiolm.models.llm import merge_adapter
+
+    model = workload.model
+    model.llama_model = merge_adapter(model.llama_model)
+    num_positions = workload.outcome.num_prompt_positions
+    limits = [measure_limits(torch.device("cpu"), torch.float32)]
+
+    def answer_both_ways() -> dict[str, float]:
+        seconds = answer()
+        return {
+            "tpot_merged_seconds": seconds["tpot_seconds"],
+            "ttft_merged_seconds": seconds["ttft_seconds"],
+            "decode_merged_seconds": seconds["decode_seconds"],
+            "tpot_generate_merged_seconds": time_generate(model, num_positions),
+        }
+
+    samples = repeat(answer_both_ways, num_repeats)
+    limits.append(measure_limits(torch.device("cpu"), torch.float32))
+    bandwidth = max(limit.bandwidth_bytes_per_second for limit in limits)
+    rate = max(limit.matmul_flops_per_second for limit in limits)
+    best = replace(limits[0], bandwidth_bytes_per_second=bandwidth, matmul_flops_per_second=rate)
+    medians = {
+        "decode": statistics.median(samples.pop("decode_merged_seconds")),
+        "whisper": statistics.median(whisper_seconds),
+    }
+    rows = compute_roofline(count_operations(workload), medians, best)
+    samples |= {f"{row.phase}_limit_share": [row.share] for row in rows}
+    samples["bandwidth_gb_per_second"] = [bandwidth / 1e9]
+    samples["matmul_gflop_per_second"] = [rate / 1e9]
+    return samples
+
+
+def time_generate(model: Any, num_positions: int) -> float:
+    """Seconds per token of transformers' own `generate` on the same LLM, after the first."""
+    import torch
+    from plain import TokenTimes
+
+    llm = model.llama_model
+    width = llm.get_input_embeddings().embedding_dim
+    embeds = torch.zeros(1, num_positions, width)  # a token's time does not depend on what it is
+    tokens = TokenTimes()
+    llm.generate(
+        inputs_embeds=embeds,
+        attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long),
+        max_new_tokens=NUM_NEW_TOKENS,
+        min_new_tokens=NUM_NEW_TOKENS,
+        do_sample=False,
+        pad_token_id=0,
+        streamer=tokens,
+    )
+    return (tokens.times[-1] - tokens.times[-NUM_NEW_TOKENS]) / (NUM_NEW_TOKENS - 1)
 
 
 def time_encoders(model: Any, item: Mapping[str, Any]) -> dict[str, float]:

@@ -105,7 +105,7 @@ class PlainModel(nn.Module):
         end_text = str(tokenizer.eos_token)
         answers = [tokenize_answer(tokenizer, text, end_text, 300) for text in samples["text"]]
         audio = self.encode_speech(samples["spectrogram"], samples["raw_wav"])
-        output = self.llama_model(**vars(self.prepare(*audio, prompts, answers)))
+        output = self.llama_model(**self.prepare(*audio, prompts, answers).as_arguments())
         return {"loss": output.loss}
 
 

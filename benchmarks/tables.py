@@ -65,6 +65,8 @@ ROWS = (
         lambda r: (r["encode_parts"]["beats_b4_s"]) / 4),
     Row("TPOT, adapter merged", "infer", MODES, "tpot_merged_seconds",
         lambda r: r["efficiency"]["tpot_s"], {"exact": 0.65, "light": 0.65}, "tpot_seconds"),
+    Row("– by transformers' generate, adapter merged", "infer", MODES,
+        "tpot_generate_merged_seconds", lambda r: r["efficiency"]["tpot_s"], None, "tpot_seconds"),
     Row("TPOT, adapter unmerged", "infer", MODES, "tpot_seconds",
         lambda r: r["efficiency"]["tpot_s"]),
     Row("peak memory of the answering process", "infer", MODES, "peak_mb",
@@ -94,8 +96,23 @@ def format_tables(report: Mapping[str, Any]) -> str:
             figure = row.reference(reference) if row.reference and is_comparable else None
             ways = [way for way in row.ways if way in medians]
             lines += [format_row(row, way, medians, figure) for way in ways]
+        lines += [
+            format_limits(way, medians[way])
+            for way in MODES
+            if "decode_limit_share" in medians.get(way, {})
+        ]
         tables.append("\n".join(lines))
     return "\n\n".join(tables) + "\n"
+
+
+def format_limits(way: str, medians: Mapping[str, float]) -> str:
+    """How near the machine's own limits, taken in the same process, a way comes."""
+    return (
+        f"\n{way}: decoding at {medians['decode_limit_share']:.0%} of the memory bandwidth "
+        f"({medians['bandwidth_gb_per_second']:.1f} GB/s), Whisper at "
+        f"{medians['whisper_limit_share']:.0%} of the matrix rate "
+        f"({medians['matmul_gflop_per_second']:.0f} GFLOP/s)"
+    )
 
 
 def format_row(row: Row, way: str, medians: Any, reference: float | None) -> str:

@@ -42,7 +42,15 @@ EXPECTED_NAMES = {
     },
     "files": {"file_16000_hz_seconds", "file_44100_hz_seconds"},
 }
-MERGED_NAMES = {"tpot_merged_seconds", "ttft_merged_seconds", "num_prompt_positions"}
+MERGED_NAMES = {
+    "tpot_merged_seconds",
+    "ttft_merged_seconds",
+    "tpot_generate_merged_seconds",
+    "num_prompt_positions",
+    "bandwidth_gb_per_second",
+    "matmul_gflop_per_second",
+    *(f"{phase}_limit_share" for phase in ("whisper", "decode")),
+}
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """The loop writes what transformers writes: same ids, any LLM, any rule, padded or not."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -22,19 +23,20 @@ from transformers import (
 )
 
 from audiolm.config import GenerateConfig
+from audiolm.errors import UserError
 from audiolm.models import greedy
 from audiolm.models.decode import (
-    EndRules,
-    generate_by_transformers,
     generate_ids,
     stream_ids,
 )
 from audiolm.models.greedy import TokenLoop
 from audiolm.models.kv_cache import ReservedLayer, build_cache, round_up, sees_every_position
-from audiolm.models.llm import CausalStep, attach_adapter
+from audiolm.models.llm import CausalStep, attach_adapter, merge_adapter
+from audiolm.models.prefix_cache import PrefixCache
 from audiolm.models.salmonn import SALMONN
-from audiolm.models.splice import LlmInputs
-from audiolm.models.stopping import RunawayGuard
+from audiolm.models.splice import LlmInputs, tokenize
+from audiolm.models.stopping import EndRules, RunawayGuard
+from audiolm.models.transformers_decoding import generate_by_transformers
 from tests.golden import Golden
 
 SIZE = {
@@ -91,7 +93,8 @@ def test_repetition_penalty_does_not_depend_on_the_batch(num_beams: int) -> None
     options = {"repetition_penalty": 1.5, "num_beams": num_beams}
     ours, theirs = both_ways(llm, inputs, **options)
     assert ours == theirs
-    alone = LlmInputs(inputs.inputs_embeds[:1, 11:], *[inputs.attention_mask[:1, 11:]] * 2)
+    mask = inputs.attention_mask[:1, 11:]
+    alone = LlmInputs(inputs.inputs_embeds[:1, 11:], mask, mask)
     for rows in both_ways(llm, alone, **options):
         assert rows[0] == ours[0][: len(rows[0])]
     plain = llm.generate(
@@ -232,20 +235,6 @@ def test_llms_that_the_loop_cannot_drive_go_to_transformers() -> None:
     assert ids.tolist() == generate_by_transformers(llm, tokenizer, inputs, config, rules).tolist()
 
 
-@pytest.mark.parametrize("adapter", ["lora", "dora", "hra"])
-def test_adapters_are_at_work(adapter: str) -> None:
-    bare = build_llm("llama")
-    inputs = build_rows(bare, (7, 5))
-    without, _ = both_ways(bare, inputs)
-    llm: Any = attach_adapter(bare, adapter)
-    with torch.no_grad():
-        for name, parameter in llm.named_parameters():
-            if parameter.requires_grad and "magnitude" not in name:
-                parameter.normal_(std=0.4)
-    ours, theirs = both_ways(llm.eval(), inputs)
-    assert ours == theirs != without
-
-
 def test_goldens_batches_of_any_kind(dev_model: SALMONN, dev: Golden) -> None:
     prompts = ["<SpeechHere>", "A <SpeechHere> B", "USER: long <SpeechHere> and long after it"]
     with torch.no_grad():
@@ -292,3 +281,96 @@ def test_sliding_windows_stay_transformers_own() -> None:
     cache = build_cache(build_llm("gemma2").config, 10)
     assert not sees_every_position(cache)
     assert [isinstance(layer, ReservedLayer) for layer in cache.layers] == [False, True] * 2
+
+
+# Merged adapters
+
+
+def build_adapted(adapter: str, **options: Any) -> Any:
+    """A tiny Llama whose adapter changes what it writes."""
+    torch.manual_seed(3)
+    llm = attach_adapter(build_llm("llama"), adapter, options=options)
+    with torch.no_grad():
+        for name, parameter in llm.named_parameters():
+            if parameter.requires_grad and "magnitude" not in name:
+                parameter.normal_(std=0.2)
+    return llm.eval()
+
+
+@pytest.mark.parametrize(
+    ("adapter", "options"),
+    [("lora", {}), ("dora", {}), ("hra", {}), ("vblora", {"vector_length": 16, "num_vectors": 8})],
+)
+def test_merged_adapters_write_the_same(adapter: str, options: dict[str, Any]) -> None:
+    llm = build_adapted(adapter, **options)
+    inputs = build_rows(llm, (7, 5))
+    expected, theirs = both_ways(llm, inputs)
+    assert expected == theirs
+    merged = merge_adapter(llm)
+    assert merged is llm.get_base_model()
+    assert not any(hasattr(module, "base_layer") for module in merged.modules())
+    assert both_ways(merged, inputs)[0] == expected
+    assert expected != both_ways(build_llm("llama"), inputs)[0]
+    assert merge_adapter(merged) is merged
+
+
+def test_merging_refuses_what_moves_the_logits() -> None:
+    with pytest.raises(UserError, match="moved the logits by .* more than 1e-12"):
+        merge_adapter(build_adapted("lora"), tolerance=1e-12)
+
+
+def test_merging_refuses_quantised_weights() -> None:
+    llm = build_adapted("lora")
+    llm.get_base_model().is_quantized = True
+    with pytest.raises(UserError, match="cannot add an adapter to quantised weights"):
+        merge_adapter(llm)
+
+
+def test_models_are_built_merged(dev: Golden, dev_model: SALMONN) -> None:
+    samples, prompts = dev.load_batch("equal"), dev.generations["greedy.equal"]["prompts"]
+    options = {"num_beams": 1, "max_new_tokens": 12}
+    merged = dev.build_model(merge_adapter=True)
+    texts = merged.generate(samples, options, prompts=prompts)
+    assert texts == dev_model.generate(samples, options, prompts=prompts)
+    assert not [name for name, _ in merged.named_parameters() if "lora" in name]
+
+
+# The prefix
+
+
+@pytest.mark.parametrize("lengths", [(9, 9), (12, 6, 17)], ids=["equal", "padded"])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2"])
+def test_prefixes_are_read_once_and_change_nothing(family: str, lengths: tuple[int, ...]) -> None:
+    llm = build_llm(family)
+    tokenizer: Any = LetterTokenizer()
+    config = GenerateConfig(num_beams=1, max_new_tokens=12, repetition_penalty=2.0)
+    prefix, prefixes = (1, 50, 51, 9), PrefixCache()
+    for seed in range(3):
+        rows = build_rows(llm, lengths, seed)
+        for row, length in enumerate(lengths):
+            start = max(lengths) - length
+            rows.inputs_embeds[row, start : start + 4] = llm.get_input_embeddings()(
+                torch.tensor(prefix)
+            ).detach()
+        inputs = dataclasses.replace(rows, prefix_ids=prefix)
+        expected = generate_ids(llm, tokenizer, inputs, config, "")
+        ids = generate_ids(llm, tokenizer, inputs, config, "", prefixes=prefixes)
+        assert ids.tolist() == expected.tolist()
+    assert prefixes.num_computed == (0 if family == "gemma2" else 1)  # not with sliding windows
+
+
+def test_rows_tell_their_common_prefix(dev_model: SALMONN, dev: Golden) -> None:
+    samples = dev.load_samples([0, 1])
+    same = ["USER: <SpeechHere> one", "USER: <SpeechHere> two"]
+    with torch.no_grad():
+        inputs = dev_model.prepare(samples, same)
+        other = dev_model.prepare(samples, ["USER: <SpeechHere>", "A <SpeechHere>"])
+    tokenizer: Any = dev_model.llama_tokenizer
+    assert inputs.prefix_ids == (tokenizer.bos_token_id, *tokenize(tokenizer, "USER: "))
+    assert other.prefix_ids == ()
+    config = GenerateConfig(num_beams=1, max_new_tokens=20)
+    ids = [
+        generate_ids(dev_model.llm, tokenizer, inputs, config, "", prefixes=prefixes).tolist()
+        for prefixes in (None, PrefixCache())
+    ]
+    assert ids[0] == ids[1]

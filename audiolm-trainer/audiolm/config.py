@@ -52,6 +52,7 @@ class ModelConfig:
     nf4_double_quant: bool = True  # nf4's maxima in 8 bits too: 0.05 bytes less per weight
     low_resource: bool = False  # SALMONN's name for `quantization: nf4`
     encoder_dtype: str = "auto"  # auto | fp32 | fp16 | bf16 | int8: frozen encoders' weights
+    merge_adapter: bool = False  # to answer: the adapter is added into the LLM; decodes faster
     attn_implementation: str = "auto"  # auto | sdpa | eager | flash_attention_2
     gradient_checkpointing: str = "none"  # none | llm | encoders (and Q-Former) | all: less memory
     audio_tokens: str = "fixed"  # fixed: always 30 s worth | length_aware: real audio only
@@ -173,6 +174,7 @@ class GenerateConfig:
     repetition_penalty: float = 1.0
     length_penalty: float = 1.0
     end_sym: str = ""  # ends an answer, as model.end_sym does
+    prefix_cache: bool = True  # without beams, what is before the audio is read once per prompt
     runaway_guard: bool = True  # end answers that loop or are too long for their audio
 
 

@@ -26,6 +26,7 @@ from audiolm.evaluation.long_audio import Piece, cut_clips
 from audiolm.evaluation.predictions import Prediction
 from audiolm.models.decode import Answer, generate_answers
 from audiolm.models.device import move_to
+from audiolm.models.prefix_cache import PrefixCache
 from audiolm.models.salmonn import SALMONN
 
 # Worst last: the stop reason of a clip in pieces is the worst of its pieces'.
@@ -85,8 +86,9 @@ class Decoder:
         sampler = EvaluationBatchSampler(lengths, self.batch_size)
         joiner = _Joiner(clips, pieces, prompts)
         by_piece = {piece.clip.index: piece for piece in pieces}
+        prefixes = PrefixCache() if self.generate.prefix_cache else None
         for samples in build_loader(dataset, sampler, self.num_workers):
-            for piece_index, part in self._decode(samples, by_piece, prompts):
+            for piece_index, part in self._decode(samples, by_piece, prompts, prefixes):
                 joiner.add(by_piece[piece_index], part)
             yield joiner.take()
 
@@ -95,6 +97,7 @@ class Decoder:
         samples: dict[str, Any],
         by_piece: Mapping[int, Piece],
         prompts: Mapping[int, str],
+        prefixes: PrefixCache | None,
     ) -> Iterator[tuple[int, Any]]:
         """Each piece of a batch with its answer, or with why it was skipped."""
         skipped: list[SkippedClip] = samples["skipped"]
@@ -119,6 +122,7 @@ class Decoder:
                 self.model.text_options.end_text,
                 audio_seconds=audio_seconds,
                 seeds=[self.seed * _SEED_STEP + index for index in indices],
+                prefixes=prefixes,
             )
         each = (time.perf_counter() - started) / len(indices)
         rows = zip(indices, answers, audio_seconds, samples["was_truncated"], strict=True)

@@ -15,7 +15,13 @@ from audiolm.models.audio_tokens import AudioTokenOptions
 from audiolm.models.beats import BEATs, read_beats_width
 from audiolm.models.checkpoint import load_checkpoints, load_projector
 from audiolm.models.encoding import EncoderSizes
-from audiolm.models.llm import attach_adapter, load_llm, load_tokenizer, read_llm_width
+from audiolm.models.llm import (
+    attach_adapter,
+    load_llm,
+    load_tokenizer,
+    merge_adapter,
+    read_llm_width,
+)
 from audiolm.models.qformer import Windows, build_qformer
 from audiolm.models.quantisation import choose_encoder_dtype, quantise_linears
 from audiolm.models.salmonn import SALMONN, TextOptions
@@ -61,7 +67,10 @@ def build_salmonn(
     )
     model = assemble_salmonn(options, whisper, beats, sizes, llm, tokenizer, llm_width)
     _load_trained(model, options)
-    return model.to(device)
+    model = model.to(device)
+    if options.merge_adapter and model.llama_model is not None:
+        model.llama_model = merge_adapter(model.llama_model)
+    return model
 
 
 def assemble_salmonn(

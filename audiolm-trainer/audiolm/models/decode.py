@@ -9,55 +9,17 @@ from typing import Any
 
 import torch
 from omegaconf import OmegaConf
-from transformers import (
-    GenerationConfig,
-    LogitsProcessorList,
-    PreTrainedTokenizerBase,
-    StoppingCriteriaList,
-)
+from transformers import PreTrainedTokenizerBase
 
 from audiolm.config import GenerateConfig
 from audiolm.models.greedy import TokenLoop, build_processors
-from audiolm.models.llm import CausalStep, stop_token_ids
+from audiolm.models.llm import CausalStep
 from audiolm.models.log_probability import measure_log_probabilities
-from audiolm.models.sampling import build_samplers
-from audiolm.models.splice import LlmInputs, tokenize
-from audiolm.models.stopping import (
-    EndTextCriteria,
-    RowRules,
-    RunawayCriteria,
-    RunawayGuard,
-    find_loop,
-)
-
-
-@dataclass(frozen=True)
-class EndRules:
-    """What ends an answer.
-
-    Attributes:
-        texts: end symbols, wherever they come from: the `generate` section, the model.
-        long_texts: those of several tokens.
-        token_ids: every end token of LLM and tokenizer, and end symbols of one token.
-    """
-
-    texts: tuple[str, ...]
-    long_texts: tuple[str, ...]
-    token_ids: tuple[int, ...]
-
-    @classmethod
-    def build(cls, llm: Any, tokenizer: PreTrainedTokenizerBase, *texts: str) -> "EndRules":
-        """The rules of an LLM and some end symbols; empty ones do not count."""
-        given = tuple(dict.fromkeys(filter(None, texts)))
-        ids = [i for text in given or ("",) for i in stop_token_ids(llm, tokenizer, text)]
-        long_texts = tuple(text for text in given if len(tokenize(tokenizer, text)) > 1)
-        return cls(given, long_texts, tuple(dict.fromkeys(ids)))
-
-    def by_row(
-        self, tokenizer: PreTrainedTokenizerBase, guard: RunawayGuard | None = None
-    ) -> RowRules:
-        """As the loop wants them."""
-        return RowRules(tokenizer, frozenset(self.token_ids), self.long_texts, guard)
+from audiolm.models.prefix_cache import PrefixCache
+from audiolm.models.sampling import choose_samplers
+from audiolm.models.splice import LlmInputs
+from audiolm.models.stopping import EndRules, RunawayGuard, find_loop
+from audiolm.models.transformers_decoding import generate_by_transformers
 
 
 @dataclass(frozen=True)
@@ -105,6 +67,7 @@ def generate_ids(
     *,
     guard: RunawayGuard | None = None,
     seeds: Sequence[int] | None = None,
+    prefixes: PrefixCache | None = None,
 ) -> torch.Tensor:
     """New token ids (B, at most max_new_tokens), stopped row by row and padded at the end.
 
@@ -114,13 +77,15 @@ def generate_ids(
     Args:
         seeds: of sampling, one per row; None draws them from torch's generator. With beams, torch's
             generator does the sampling, for all rows together.
+        prefixes: of earlier calls with the same weights; None computes all anew.
     """
     options = read_generate_config(generate_cfg)
     rules = EndRules.build(llm, tokenizer, options.end_sym, end_text)
     if options.num_beams == 1 and CausalStep.fits(llm):
         loop = _build_loop(llm, inputs, options, rules, seeds)
         pad_id = rules.token_ids[0] if rules.token_ids else int(tokenizer.pad_token_id or 0)  # type: ignore[arg-type]
-        return loop.write_until(loop.prefill(inputs), rules.by_row(tokenizer, guard), pad_id)
+        state = loop.prefill(inputs, prefixes=prefixes)
+        return loop.write_until(state, rules.by_row(tokenizer, guard), pad_id)
     return generate_by_transformers(llm, tokenizer, inputs, options, rules, guard, seeds)
 
 
@@ -160,65 +125,9 @@ def _build_loop(
         repetition_penalty=options.repetition_penalty,
         min_new_tokens=min(options.min_length, options.max_new_tokens),
         stop_ids=rules.token_ids,
-        samplers=_build_samplers(inputs, options, seeds),
+        samplers=choose_samplers(options, len(inputs.attention_mask), seeds),
     )
     return TokenLoop(llm, options.max_new_tokens, processors)
-
-
-def _build_samplers(
-    inputs: LlmInputs, options: GenerateConfig, seeds: Sequence[int] | None
-) -> LogitsProcessorList:
-    """What draws each row's tokens; nothing where the best is taken, or beams are drawn."""
-    if not options.do_sample or options.num_beams > 1:
-        return LogitsProcessorList()
-    if seeds is None:
-        seeds = torch.randint(2**62, (len(inputs.attention_mask),)).tolist()
-    return build_samplers(options.temperature, options.top_p, seeds)
-
-
-@torch.no_grad()
-def generate_by_transformers(
-    llm: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    inputs: LlmInputs,
-    options: GenerateConfig,
-    rules: EndRules,
-    guard: RunawayGuard | None = None,
-    seeds: Sequence[int] | None = None,
-) -> torch.Tensor:
-    """As `generate_ids`, by transformers: for beams, and LLMs that the loop cannot drive."""
-    stop_ids = list(rules.token_ids)
-    samples_beams = options.do_sample and options.num_beams > 1
-    generation = GenerationConfig(
-        max_new_tokens=options.max_new_tokens,
-        min_new_tokens=min(options.min_length, options.max_new_tokens),
-        num_beams=options.num_beams,
-        do_sample=samples_beams,
-        eos_token_id=stop_ids,
-        pad_token_id=stop_ids[0] if stop_ids else tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        **({"length_penalty": options.length_penalty} if options.num_beams > 1 else {}),
-    )
-    if samples_beams:
-        generation.update(temperature=options.temperature, top_p=options.top_p, top_k=0)
-    # transformers would not count a padded row's first tokens (as many as it has padding)
-    processors = build_processors(
-        inputs.attention_mask.device,
-        repetition_penalty=options.repetition_penalty,
-        samplers=_build_samplers(inputs, options, seeds),
-    )
-    criteria = StoppingCriteriaList()
-    for text in rules.long_texts:
-        criteria.append(EndTextCriteria(tokenizer, text))
-    if guard is not None:
-        criteria.append(RunawayCriteria(guard))
-    return llm.generate(
-        inputs_embeds=inputs.inputs_embeds,
-        attention_mask=inputs.attention_mask,
-        generation_config=generation,
-        logits_processor=processors,
-        stopping_criteria=criteria,
-    )
 
 
 def generate_texts(
@@ -244,6 +153,7 @@ def generate_answers(
     *,
     audio_seconds: Sequence[float],
     seeds: Sequence[int],
+    prefixes: PrefixCache | None = None,
 ) -> list[Answer]:
     """Answers with all that is known about them; what evaluation decodes with.
 
@@ -252,6 +162,7 @@ def generate_answers(
     Args:
         audio_seconds: of each clip, for the guard (`generate.runaway_guard`).
         seeds: of sampling, one per clip.
+        prefixes: see `generate_ids`.
     """
     options = read_generate_config(generate_cfg)
     guard = RunawayGuard.from_seconds(audio_seconds) if options.runaway_guard else None
@@ -260,7 +171,7 @@ def generate_answers(
                 for row, seed in enumerate(seeds)]  # fmt: skip
     else:
         rows = generate_ids(
-            llm, tokenizer, inputs, options, end_text, guard=guard, seeds=seeds
+            llm, tokenizer, inputs, options, end_text, guard=guard, seeds=seeds, prefixes=prefixes
         ).tolist()
     rules = EndRules.build(llm, tokenizer, options.end_sym, end_text)
     endings = [
@@ -303,7 +214,7 @@ def _sample_beams(
     seed: int,
 ) -> list[int]:
     """Ids of one row, by beams whose sampling follows the row's seed."""
-    one = LlmInputs(*(part[row : row + 1] for part in vars(inputs).values()))
+    one = inputs.take_rows(slice(row, row + 1))
     limit = None if guard is None else RunawayGuard(guard.limits[row : row + 1])
     devices = [inputs.inputs_embeds.device] if inputs.inputs_embeds.is_cuda else []
     with torch.random.fork_rng(devices):

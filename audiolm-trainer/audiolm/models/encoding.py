@@ -5,7 +5,7 @@ many per second), D BEATs width.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,19 +97,45 @@ def encode_audio(
             "this model was built without encoders, to train from datasets.feature_cache: give it "
             "the cache's batches, or build it with its encoders"
         )
-    device_type = spectrogram.device.type
-    with as_frozen(device_type) if "speech_encoder" in frozen else contextlib.nullcontext():
-        if is_trimmed:
-            speech = encode_trimmed(whisper, spectrogram, num_frames)
-        else:
-            speech = encode_padded(whisper, spectrogram)
-    if beats is None:
-        return EncodedAudio(speech)
-    if raw_wav is None:
+    if beats is not None and raw_wav is None:
         raise ValueError("encode_speech needs raw_wav: this model has a BEATs encoder")
-    with as_frozen(device_type) if "beats" in frozen else contextlib.nullcontext():
-        fbank, num_fbank_frames = kaldi_fbank(raw_wav, num_samples)
-        return EncodedAudio(speech, *beats(fbank, num_fbank_frames))
+    device = spectrogram.device
+
+    def run_whisper() -> torch.Tensor:
+        with as_frozen(device.type) if "speech_encoder" in frozen else contextlib.nullcontext():
+            if is_trimmed:
+                return encode_trimmed(whisper, spectrogram, num_frames)
+            return encode_padded(whisper, spectrogram)
+
+    def run_beats() -> tuple[torch.Tensor, torch.Tensor]:
+        assert beats is not None
+        assert raw_wav is not None
+        with as_frozen(device.type) if "beats" in frozen else contextlib.nullcontext():
+            return beats(*kaldi_fbank(raw_wav, num_samples))
+
+    if beats is None:
+        return EncodedAudio(run_whisper())
+    speech, (audio, num_patches) = run_side_by_side(device, run_whisper, run_beats)
+    return EncodedAudio(speech, audio, num_patches)
+
+
+def run_side_by_side(
+    device: torch.device,
+    first: Callable[[], torch.Tensor],
+    second: Callable[[], tuple[torch.Tensor, ...]],
+) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    """Results of two calls that do not need each other; on a GPU they run on two streams."""
+    if device.type != "cuda":
+        return first(), second()
+    main_stream, side_stream = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+    side_stream.wait_stream(main_stream)  # the inputs are there
+    first_result = first()
+    with torch.cuda.stream(side_stream):
+        second_result = second()
+    main_stream.wait_stream(side_stream)
+    for tensor in second_result:  # its memory is not given to others before the main stream is done
+        tensor.record_stream(main_stream)
+    return first_result, second_result
 
 
 @contextlib.contextmanager

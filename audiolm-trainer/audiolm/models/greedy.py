@@ -23,6 +23,7 @@ from transformers import (
 
 from audiolm.models.kv_cache import build_cache, sees_every_position
 from audiolm.models.llm import CausalStep
+from audiolm.models.prefix_cache import PrefixCache
 from audiolm.models.splice import LlmInputs
 from audiolm.models.stopping import RowRules
 
@@ -71,18 +72,30 @@ class TokenLoop:
 
     @torch.no_grad()
     def prefill(
-        self, inputs: LlmInputs, on_logits: Callable[[], None] | None = None
+        self,
+        inputs: LlmInputs,
+        on_logits: Callable[[], None] | None = None,
+        prefixes: PrefixCache | None = None,
     ) -> DecodeState:
         """Read the prompt rows (B, S, H), padded left, and choose the first token.
 
-        `on_logits` is called between the two.
+        `on_logits` is called between the two. `prefixes` saves reading what comes before the audio.
         """
         mask = inputs.attention_mask
         num_rows, num_positions = mask.shape
         cache = build_cache(self.step.config, num_positions + self.max_new_tokens)
+        num_known = 0
+        if prefixes is not None:
+            num_known = prefixes.fill(self.step, cache, inputs.prefix_ids, num_rows)
+            # a row's padding comes behind its prefix now; as many positions as before
+            mask = torch.cat([mask.new_ones(num_rows, num_known), mask], 1)[:, :num_positions]
         positions = (mask.cumsum(1) - 1).clamp(min=0)  # (B, S)
         logits = self.step(
-            cache, positions, mask, inputs_embeds=inputs.inputs_embeds, logits_to_keep=1
+            cache,
+            positions[:, num_known:],
+            mask,
+            inputs_embeds=inputs.inputs_embeds[:, num_known:],
+            logits_to_keep=1,
         )
         if on_logits is not None:
             on_logits()

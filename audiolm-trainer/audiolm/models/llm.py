@@ -27,6 +27,9 @@ from audiolm.models.quantisation import build_llm_quantisation
 
 PAD_TOKEN = "[PAD]"
 ATTENTION_PROJECTIONS = ["q_proj", "v_proj"]
+NUM_PROBE_TOKENS = 16
+# Largest change of the logits that rounding explains, as a share of the largest logit.
+MERGE_TOLERANCES = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 ALL_PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -138,6 +141,41 @@ def attach_adapter(
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     return model
+
+
+@torch.no_grad()
+def merge_adapter(llm: Any, tolerance: float | None = None) -> Any:
+    """Add the adapter into the LLM's weights, so that decoding does no work for it; the LLM alone.
+
+    Logits of a few tokens are compared before and after; `tolerance` is how far they may move, as
+    a share of the largest.
+
+    Raises:
+        UserError: the LLM is quantised, or its logits moved too far.
+    """
+    if not isinstance(llm, peft.PeftModel):
+        return llm
+    base: Any = llm.get_base_model()
+    if getattr(base, "is_quantized", False):
+        raise UserError(
+            "model.merge_adapter: true cannot add an adapter to quantised weights; set "
+            "model.quantization: none, or model.merge_adapter: false"
+        )
+    ids = (
+        torch.arange(NUM_PROBE_TOKENS, device=llm.device)[None]
+        % base.config.get_text_config().vocab_size
+    )
+    before = base(input_ids=ids, use_cache=False).logits.float()
+    merged = llm.merge_and_unload(safe_merge=True)
+    after = merged(input_ids=ids, use_cache=False).logits.float()
+    drift = float((after - before).abs().max() / before.abs().max())
+    allowed = MERGE_TOLERANCES.get(merged.dtype, 1e-3) if tolerance is None else tolerance
+    if not drift <= allowed:
+        raise UserError(
+            f"model.merge_adapter: true moved the logits by {drift:.1e} of the largest, more than "
+            f"{allowed:.0e}; set model.merge_adapter: false"
+        )
+    return merged
 
 
 def _adapter_defaults(

@@ -23,10 +23,7 @@ def measure_log_probabilities(
     sums: list[float] = []
     for start in range(0, len(answers), rows_at_once):
         rows = slice(start, start + rows_at_once)
-        part = LlmInputs(
-            inputs.inputs_embeds[rows], inputs.attention_mask[rows], inputs.labels[rows]
-        )
-        sums += _measure_rows(llm, part, answers[rows])
+        sums += _measure_rows(llm, inputs.take_rows(rows), answers[rows])
     return sums
 
 

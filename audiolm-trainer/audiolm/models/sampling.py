@@ -10,6 +10,7 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
 
+from audiolm.config import GenerateConfig
 from audiolm.errors import UserError
 
 
@@ -46,3 +47,17 @@ def build_samplers(temperature: float, top_p: float, seeds: Sequence[int]) -> Lo
         processors.append(TopPLogitsWarper(top_p))
     processors.append(SeededNoise(seeds))
     return processors
+
+
+def choose_samplers(
+    options: GenerateConfig, num_rows: int, seeds: Sequence[int] | None
+) -> LogitsProcessorList:
+    """What draws each row's tokens; nothing where the best is taken, or beams are drawn.
+
+    `seeds` None draws them from torch's generator.
+    """
+    if not options.do_sample or options.num_beams > 1:
+        return LogitsProcessorList()
+    if seeds is None:
+        seeds = torch.randint(2**62, (num_rows,)).tolist()
+    return build_samplers(options.temperature, options.top_p, seeds)

@@ -20,11 +20,25 @@ IGNORED_LABEL = -100  # transformers' and torch's mark for positions without a l
 
 @dataclass(frozen=True)
 class LlmInputs:
-    """What the LLM reads: embeddings (B, S, H), attention_mask (B, S) 1 = real, labels (B, S)."""
+    """What the LLM reads: embeddings (B, S, H), attention_mask (B, S) 1 = real, labels (B, S).
+
+    `prefix_ids` are the tokens before the audio, where all rows have the same; else empty.
+    """
 
     inputs_embeds: torch.Tensor
     attention_mask: torch.Tensor
     labels: torch.Tensor
+    prefix_ids: tuple[int, ...] = ()
+
+    def take_rows(self, rows: slice) -> "LlmInputs":
+        """Some of the rows, padding included."""
+        return LlmInputs(
+            self.inputs_embeds[rows], self.attention_mask[rows], self.labels[rows], self.prefix_ids
+        )
+
+    def as_arguments(self) -> dict[str, torch.Tensor]:
+        """What transformers' LLMs take, by name."""
+        return {name: value for name, value in vars(self).items() if name != "prefix_ids"}
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -90,7 +104,10 @@ def splice(
         labels.append(torch.tensor(label, device=device))
     masks = [torch.ones(len(embeds), dtype=torch.long, device=device) for embeds in rows]
     return LlmInputs(
-        _pad(rows, 0, padding_side), _pad(masks, 0, padding_side), _pad(labels, -100, padding_side)
+        _pad(rows, 0, padding_side),
+        _pad(masks, 0, padding_side),
+        _pad(labels, -100, padding_side),
+        tuple(heads[0]) if all(head == heads[0] for head in heads) else (),
     )
 
 

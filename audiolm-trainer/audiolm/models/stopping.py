@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase, StoppingCriteria
 
+from audiolm.models.llm import stop_token_ids
 from audiolm.models.splice import tokenize
 
 # A loop: the same 1 to 16 tokens again and again, over 32 tokens or four times, whichever is more.
@@ -122,3 +123,32 @@ class RowRules:
 def count_tail(tokenizer: PreTrainedTokenizerBase, end_text: str) -> int:
     """How many of the last tokens hold an end symbol, if it has just been written."""
     return 2 * len(tokenize(tokenizer, end_text)) + 2
+
+
+@dataclass(frozen=True)
+class EndRules:
+    """What ends an answer.
+
+    Attributes:
+        texts: end symbols, wherever they come from: the `generate` section, the model.
+        long_texts: those of several tokens.
+        token_ids: every end token of LLM and tokenizer, and end symbols of one token.
+    """
+
+    texts: tuple[str, ...]
+    long_texts: tuple[str, ...]
+    token_ids: tuple[int, ...]
+
+    @classmethod
+    def build(cls, llm: Any, tokenizer: PreTrainedTokenizerBase, *texts: str) -> "EndRules":
+        """The rules of an LLM and some end symbols; empty ones do not count."""
+        given = tuple(dict.fromkeys(filter(None, texts)))
+        ids = [i for text in given or ("",) for i in stop_token_ids(llm, tokenizer, text)]
+        long_texts = tuple(text for text in given if len(tokenize(tokenizer, text)) > 1)
+        return cls(given, long_texts, tuple(dict.fromkeys(ids)))
+
+    def by_row(
+        self, tokenizer: PreTrainedTokenizerBase, guard: RunawayGuard | None = None
+    ) -> RowRules:
+        """As the loop wants them."""
+        return RowRules(tokenizer, frozenset(self.token_ids), self.long_texts, guard)

@@ -138,6 +138,8 @@ def _build_model(
     clips = itertools.chain.from_iterable(part.clips for part in data)
     features = ensure_features(config, accelerator, clips, dtype=dtype, report=report)
     options = config.model
+    if options.merge_adapter:
+        raise UserError("model.merge_adapter: true leaves no adapter to train; set it to false")
     if point is not None:
         options = replace(options, ckpt=point.checkpoints_after(options.ckpt))
     model = SALMONN.from_config(
