@@ -113,7 +113,7 @@ def test_error_while_decoding_reaches_the_caller(
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(answer_stream, "generate_ids", fail)
+    monkeypatch.setattr(answer_stream, "stream_ids", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
         answerer.ask(GOOD)
 
