@@ -344,3 +344,19 @@ def test_saved_configuration_has_every_option_but_the_token(tmp_path: Path) -> N
     assert "token" not in yaml.safe_load(text)["model"]
     again = load_config(tmp_path / "config.yaml")
     assert again == dataclasses.replace(config, model=dataclasses.replace(config.model, token=""))
+
+
+def test_a_path_in_both_places_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    here, beside = tmp_path / "here", tmp_path / "beside"
+    for folder in (here, beside):
+        (folder / "llm").mkdir(parents=True)
+    path = beside / "x.yaml"
+    path.write_text("model: {llama_path: llm}\n", encoding="utf-8")
+    monkeypatch.chdir(beside)
+    load_config(path)
+    assert not caplog.records
+    monkeypatch.chdir(here)
+    assert load_config(path).model.llama_path == str(here / "llm")
+    assert "the first is taken" in caplog.text

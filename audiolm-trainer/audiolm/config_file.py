@@ -247,9 +247,14 @@ def _resolve(key: str, value: str, config_dir: Path, must_exist: bool) -> str:
     places = [Path(value).expanduser()]
     if not places[0].is_absolute():
         places = [Path.cwd() / value, config_dir / value]
-    for place in places:
-        if place.exists():
-            return str(place)
+    found = [place for place in places if place.exists()]
+    if found:
+        if not found[0].samefile(found[-1]):
+            logger.warning(
+                "%s: '%s' is at %s and at %s; the first is taken: give a whole path for the other",
+                key, value, found[0], found[1],
+            )  # fmt: skip
+        return str(found[0])
     is_hub_id = key in config_rules.HUB_PATHS and re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", value)
     if must_exist and not is_hub_id:
         looked = " or ".join(str(place) for place in dict.fromkeys(places))

@@ -1,15 +1,14 @@
 """The language model: any causal LLM, its tokenizer, quantisation and adapters.
 
-Nothing outside this module knows which LLM it is or how its adapter works.
+Nothing outside this module knows which LLM it is or how its adapter works. peft is imported where
+an adapter is made: a model without one loads without peft.
 """
 
 import inspect
 import warnings
 from typing import Any
 
-import peft
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -127,6 +126,8 @@ def attach_adapter(
     """
     if adapter == "none":
         return llm
+    import peft
+
     config_class, defaults = _adapter_defaults(adapter, rank, alpha, dropout)
     arguments = {"task_type": "CAUSAL_LM", **defaults, **(options or {})}
     try:
@@ -182,6 +183,8 @@ def _adapter_defaults(
     adapter: str, rank: int, alpha: int, dropout: float
 ) -> tuple[Any, dict[str, Any]]:
     """peft's configuration class and the settings the SALMONN family uses with it."""
+    import peft
+
     if adapter in ("lora", "dora"):
         return peft.LoraConfig, {
             "r": rank,
@@ -209,7 +212,7 @@ def set_adapter_training(llm: nn.Module, mode: bool) -> None:
     llm.eval()
     set_layers_training(llm, mode)
     for module in llm.modules():
-        if isinstance(module, BaseTunerLayer) and isinstance(module, nn.Module):
+        if hasattr(module, "adapter_layer_names"):  # a layer that peft has wrapped
             module.train(mode)
             base_layer = getattr(module, "base_layer", None)
             if isinstance(base_layer, nn.Module):

@@ -1,0 +1,1 @@
+"""Smaller models: adapters merged, everything in one folder, layers dropped."""

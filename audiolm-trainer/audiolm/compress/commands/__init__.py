@@ -1,0 +1,1 @@
+"""The verbs of `python -m audiolm.compress`, one module each."""
