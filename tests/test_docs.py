@@ -23,6 +23,10 @@ PAGES = sorted(path for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 RUNNABLE = re.compile(r"^<!-- runnable -->\n```bash\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INDENTED_CODE = re.compile(r"^(?: {4}.*\n?)+", re.MULTILINE)
+CHANGE_OR_TRY = re.compile(
+    r"^<!-- (?:change (?P<file>\S+)|try) -->\n```(?:diff|python)\n(?P<block>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
 STAGES = ("train_stage1.yaml", "train_stage2.yaml")
 LINKED = ("audiolm-trainer", "scripts", "docs")
 WORDS = ("A DOOR OPENS SLOWLY", "THE RAIN FALLS", "SHE SAID NOTHING MORE", "THREE SMALL BOATS")
@@ -157,3 +161,49 @@ def test_runnable_blocks_run(page: Path, workshop: Path) -> None:
     )
     assert result.returncode == 0, (result.stdout[-3000:], result.stderr[-3000:])
     assert result.stdout.count("Validation passed") == 2 or page.name != "tutorial.md"
+
+
+def apply_change(path: Path, diff: str) -> None:
+    """Lines with - become those with +; they and the lines around them stand in the file once."""
+    lines = diff.splitlines()
+    before = "\n".join(line[1:] for line in lines if line[:1] != "+")
+    after = "\n".join(line[1:] for line in lines if line[:1] != "-")
+    text = path.read_text("utf-8")
+    assert text.count(f"\n{before}") == 1, f"{path.name} does not hold, once:\n{before}"
+    path.write_text(text.replace(f"\n{before}", f"\n{after}"), "utf-8")
+
+
+def list_examples() -> dict[str, list[tuple[str, str]]]:
+    """Heading -> (file to change or "", block) in order, of the page on architecture."""
+    text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    sections = re.split(r"^### ", text.partition("## Worked examples")[2], flags=re.MULTILINE)[1:]
+    return {
+        section.splitlines()[0]: [
+            (match["file"] or "", match["block"]) for match in CHANGE_OR_TRY.finditer(section)
+        ]
+        for section in sections
+    }
+
+
+@pytest.mark.parametrize("heading", list(list_examples()))
+def test_worked_examples_work(heading: str, tmp_path: Path) -> None:
+    """In a copy of the package, each change applied and each piece of code run."""
+    shutil.copytree(ROOT / "audiolm-trainer" / "audiolm", tmp_path / "audiolm")
+    blocks = list_examples()[heading]
+    assert any(file for file, _ in blocks)
+    assert any(not file for file, _ in blocks)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(tmp_path),
+        "CONFIG": str(ROOT / "tests" / "data" / "golden" / "dev" / "config_lora.yaml"),
+        "OMP_NUM_THREADS": "1",
+    }
+    for file, block in blocks:
+        if file:
+            apply_change(tmp_path / file, block)
+            continue
+        result = subprocess.run(
+            [sys.executable, "-c", block], env=environment, capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr[-2000:]
