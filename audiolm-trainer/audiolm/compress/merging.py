@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import peft
 import torch
 
 from audiolm.compress.calibration import CalibrationClip
@@ -30,6 +29,7 @@ from audiolm.models.build import resolve_adapter
 from audiolm.models.checkpoint import CONNECTOR, write_atomically
 from audiolm.models.device import choose_device, move_to
 from audiolm.models.key_names import to_file_key
+from audiolm.models.llm import is_adapted
 from audiolm.models.salmonn import SALMONN
 
 # Largest change of a logit as a share of the largest logit, by the type weights are stored in.
@@ -108,7 +108,8 @@ def write_merged(
     """As `merge`; `complete(config, folder)` adds to the folder and to its configuration."""
     stored_dtype = choose_stored_dtype(dtype, config.model.llama_path, config.model.token)
     device = choose_device(config.run.device)
-    model = SALMONN.from_config(config.model, device=device)
+    original = copy_config(config, merge_adapter=False)
+    model = SALMONN.from_config(original.model, device=device)
     before = observe(model, clips)
     with whole_folder(output, overwrite=overwrite) as folder:
         merged_config = complete(_save_parts(model, config, folder, stored_dtype), folder)
@@ -195,11 +196,12 @@ def _save_parts(model: SALMONN, config: Config, folder: Path, dtype: torch.dtype
         adapter="none",
         lora=False,
         adapter_options={},
+        merge_adapter=False,
     )
 
 
 def _merge_adapter(llm: Any) -> Any:
-    if not isinstance(llm, peft.PeftModel):
+    if not is_adapted(llm):
         return llm
     try:
         return llm.merge_and_unload(safe_merge=True)

@@ -144,6 +144,11 @@ def attach_adapter(
     return model
 
 
+def is_adapted(llm: Any) -> bool:
+    """Whether the LLM is wrapped with an adapter of peft, which need not be installed."""
+    return hasattr(llm, "get_base_model")
+
+
 @torch.no_grad()
 def merge_adapter(llm: Any, tolerance: float | None = None) -> Any:
     """Add the adapter into the LLM's weights, so that decoding does no work for it; the LLM alone.
@@ -154,7 +159,7 @@ def merge_adapter(llm: Any, tolerance: float | None = None) -> Any:
     Raises:
         UserError: the LLM is quantised, or its logits moved too far.
     """
-    if not isinstance(llm, peft.PeftModel):
+    if not is_adapted(llm):
         return llm
     base: Any = llm.get_base_model()
     if getattr(base, "is_quantized", False):
@@ -270,7 +275,7 @@ class CausalStep:
 
 
 def _unwrap(llm: Any) -> Any:
-    return llm.get_base_model() if isinstance(llm, peft.PeftModel) else llm
+    return llm.get_base_model() if is_adapted(llm) else llm
 
 
 def _find_cache_name(llm: Any) -> str:
