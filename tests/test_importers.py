@@ -297,6 +297,15 @@ def test_hub_parquet_bytes_become_files(importer: Importer) -> None:
     assert not leftovers
 
 
+def test_hub_parquet_whose_names_end_with_a_hash(importer: Importer) -> None:
+    """As older pushes to the hub are called: train-00000-of-00001-5de9fb4728fcba33.parquet."""
+    source = write_hub_parquet(importer.corpus)
+    for path in sorted((source / "data").glob("*.parquet")):
+        path.rename(path.with_name(f"{path.stem}-5de9fb4728fcba33.parquet"))
+    rows = importer.run("hf", source, "--part", "train")
+    assert [row["text"] for row in rows] == [f"sentence {seed} of train" for seed in range(3)]
+
+
 def test_hub_parquet_with_paths(importer: Importer) -> None:
     source = write_hub_parquet(importer.corpus, has_bytes=False)
     rows = importer.run("hf", source, "--part", "test")

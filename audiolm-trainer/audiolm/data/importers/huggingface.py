@@ -27,7 +27,7 @@ from audiolm.errors import UserError
 
 LAYOUT = "*.parquet or *.arrow files with an audio column (a struct of bytes and path)"
 ROWS_PER_BATCH = 32  # audio is large
-_NAMED_PART = re.compile(r"(.+?)-\d+-of-\d+")
+_NAMED_PART = re.compile(r"(.+?)-\d+-of-\d+(?:-[0-9a-f]+)?")  # some have a hash behind it
 _MAGIC = (
     (b"RIFF", 0, ".wav"),
     (b"fLaC", 0, ".flac"),
