@@ -57,6 +57,7 @@ class ModelConfig:
     gradient_checkpointing: str = "none"  # none | llm | encoders (and Q-Former) | all: less memory
     audio_tokens: str = "fixed"  # fixed: always 30 s worth | length_aware: real audio only
     whisper_input: str = "padded"  # padded: always 30 s | trimmed: real frames only
+    objective: str = "answer"  # answer: the LLM's | ctc: audio tokens, by its embeddings
     multi_prompt: bool = True  # draw a prompt per sample; False: one per task and batch
     prompt_template: str = "USER: {}\nASSISTANT:"
     prompt_path: str = ""  # training prompts: task -> list of sentences

@@ -11,6 +11,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.audio_tokens": ("fixed", "length_aware"),
     "model.whisper_input": ("padded", "trimmed"),
     "model.gradient_checkpointing": ("none", "llm", "encoders", "all"),
+    "model.objective": ("answer", "ctc"),
     "datasets.bad_audio": ("error", "skip"),
     "datasets.long_audio": ("truncate", "error", "skip", "chunk"),
     "run.optims.optimiser": ("adamw", "adamw8bit"),

@@ -14,6 +14,7 @@ from audiolm.models.activation_checkpointing import enable_checkpointing
 from audiolm.models.audio_tokens import AudioTokenOptions
 from audiolm.models.beats import BEATs, read_beats_width
 from audiolm.models.checkpoint import load_checkpoints, load_projector
+from audiolm.models.ctc_loss import start_near_embeddings
 from audiolm.models.encoding import EncoderSizes
 from audiolm.models.llm import (
     attach_adapter,
@@ -66,6 +67,8 @@ def build_salmonn(
         else llm.get_input_embeddings().embedding_dim
     )
     model = assemble_salmonn(options, whisper, beats, sizes, llm, tokenizer, llm_width)
+    if options.objective == "ctc":
+        start_near_embeddings(model.speech_llama_proj, model.llm.get_input_embeddings())
     _load_trained(model, options)
     model = model.to(device)
     if options.merge_adapter and model.llama_model is not None:
@@ -102,6 +105,7 @@ def assemble_salmonn(
             end_text=options.end_sym or str(getattr(tokenizer, "eos_token", None) or ""),
             prompt_template=options.prompt_template,
             draws_per_sample=options.multi_prompt,
+            objective=options.objective,
         ),
         prompts=PromptBook.load(options.prompt_path) if options.prompt_path else None,
         frozen=_frozen_parts(options),

@@ -26,6 +26,12 @@ from audiolm.models.audio_tokens import (
     plan_frames,
 )
 from audiolm.models.beats import BEATs
+from audiolm.models.ctc_loss import (
+    CtcVocabulary,
+    check_vocabulary,
+    compute_ctc_loss,
+    tokenize_spoken,
+)
 from audiolm.models.decode import generate_texts
 from audiolm.models.encoding import EncodedAudio, EncoderSizes, encode_audio, read_encoded
 from audiolm.models.llm import set_adapter_training
@@ -42,6 +48,7 @@ class TextOptions:
     end_text: str = ""
     prompt_template: str = "USER: {}\nASSISTANT:"
     draws_per_sample: bool = True
+    objective: str = "answer"
 
 
 class SALMONN(nn.Module):
@@ -74,6 +81,7 @@ class SALMONN(nn.Module):
         self.text_options = text_options
         self.prompts = prompts
         self.prompt_random = random.Random(0)
+        self.ctc_vocabulary: CtcVocabulary | None = None  # set for the objective "ctc"
         self.frozen = frozen
         self.llama_tokenizer = llama_tokenizer
         self.speech_query_tokens = speech_query_tokens
@@ -160,6 +168,17 @@ class SALMONN(nn.Module):
         tokens = make_tokens(self.speech_Qformer, queries, frames, plan, options)
         return pad_windows(self.speech_llama_proj(tokens), plan.num_windows)
 
+    def embed_audio(self, samples: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Audio, or its stored encoder outputs -> embeddings (B, L, H) and mask (B, L)."""
+        encoded = read_encoded(samples)
+        if encoded is None:
+            return self.encode_speech(
+                samples["spectrogram"], samples.get("raw_wav"), samples.get("padding_mask")
+            )
+        num_samples = count_real(samples["padding_mask"])
+        plan = plan_frames(num_samples, self.encoder_sizes.max_frames, self.audio_options)
+        return self._embed_encoded(encoded, plan)
+
     def prepare(
         self,
         samples: Mapping[str, Any],
@@ -167,15 +186,7 @@ class SALMONN(nn.Module):
         answers: Sequence[Sequence[int]] | None = None,
     ) -> LlmInputs:
         """Encode the audio and build the LLM's rows: padded left without answers, else right."""
-        encoded = read_encoded(samples)
-        if encoded is None:
-            audio_embeds, audio_mask = self.encode_speech(
-                samples["spectrogram"], samples.get("raw_wav"), samples.get("padding_mask")
-            )
-        else:
-            num_samples = count_real(samples["padding_mask"])
-            plan = plan_frames(num_samples, self.encoder_sizes.max_frames, self.audio_options)
-            audio_embeds, audio_mask = self._embed_encoded(encoded, plan)
+        audio_embeds, audio_mask = self.embed_audio(samples)
         return splice(
             audio_embeds,
             audio_mask,
@@ -187,8 +198,13 @@ class SALMONN(nn.Module):
         )
 
     def tokenize_answer(self, text: str) -> list[int]:
-        """Token ids of an answer with its end symbol, at most `max_txt_len`."""
+        """Token ids of an answer with its end symbol, at most `max_txt_len`; what counts in a loss.
+
+        For the objective "ctc" those of its words alone.
+        """
         options = self.text_options
+        if options.objective == "ctc":
+            return tokenize_spoken(self.llama_tokenizer, text, options.max_answer_tokens)
         return tokenize_answer(
             self.llama_tokenizer, text, options.end_text, options.max_answer_tokens
         )
@@ -201,6 +217,9 @@ class SALMONN(nn.Module):
     ) -> dict[str, Any]:
         """Loss of the answers given audio and prompt, a mean over all answer tokens.
 
+        For the objective "ctc", of the answers as a reading of the audio tokens (see `ctc_loss`):
+        without prompts and without a pass through the LLM.
+
         Args:
             samples: spectrogram (B, M, 3000), raw_wav (B, samples), padding_mask (B, samples),
                 and lists of B: text, task, Q.
@@ -208,8 +227,17 @@ class SALMONN(nn.Module):
                 `row_losses`, `row_correct`, `row_totals` (see `answer_loss.AnswerLoss`).
             prompts: B templated prompts; None draws them by task.
         """
+        options = self.text_options
+        answers = [self.tokenize_answer(text) for text in samples["text"]]
+        if options.objective == "ctc":
+            result = compute_ctc_loss(
+                *self.embed_audio(samples),
+                answers,
+                self.llm.get_input_embeddings(),
+                check_vocabulary(self.ctc_vocabulary),
+            )
+            return vars(result).copy() if verbose else {"loss": result.loss}
         if prompts is None:
-            options = self.text_options
             prompts = draw_prompts(
                 self.prompts,
                 samples,
@@ -217,7 +245,6 @@ class SALMONN(nn.Module):
                 self.prompt_random,
                 per_sample=options.draws_per_sample,
             )
-        answers = [self.tokenize_answer(text) for text in samples["text"]]
         inputs = self.prepare(samples, prompts, answers)
         result = compute_answer_loss(self.llm, inputs)
         return vars(result).copy() if verbose else {"loss": result.loss}

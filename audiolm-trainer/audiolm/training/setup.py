@@ -15,6 +15,7 @@ from audiolm.data.sampler import BatchPlan, plan_batches
 from audiolm.errors import UserError
 from audiolm.models.salmonn import SALMONN
 from audiolm.training.bad_luck import SkippedSteps
+from audiolm.training.ctc import prepare_ctc
 from audiolm.training.data import ClipBatches, check_data
 from audiolm.training.engine import build_accelerator, share_weights, tell_everyone
 from audiolm.training.features import ensure_features
@@ -148,6 +149,10 @@ def _build_model(
     for part in data:
         part.use_features(features)
         check_data(model, part)
+    if options.objective == "ctc":
+        clips = list(itertools.chain.from_iterable(part.clips for part in data))
+        tell = report if accelerator.is_main_process else logger.debug
+        prepare_ctc(model, clips, config.datasets, tell)
     return model
 
 

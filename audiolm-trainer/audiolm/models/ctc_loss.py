@@ -1,0 +1,151 @@
+"""CTC loss of the audio tokens against the LLM's own token embeddings: a warm-up without the LLM.
+
+Each audio token is read as the vocabulary entry whose embedding is nearest, and an answer as the
+sequence of these readings after CTC's rule (repeats merge, blanks go). What is learned lands where
+the LLM has its words, at the price of one matrix product instead of a pass through the LLM.
+Source: Graves et al. 2006, "Connectionist Temporal Classification".
+
+Letters: B clips, L audio tokens, H LLM width, V entries of the restricted vocabulary.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from audiolm.errors import UserError
+from audiolm.models.answer_loss import AnswerLoss
+from audiolm.models.splice import tokenize
+
+BLANK_TEXT = " "  # the blank is the token of a space: one that every LLM knows and may ignore
+BLANK = 0  # its place in the restricted vocabulary
+
+
+START_SCALE = 0.1  # of a new projector's weights: its output is then smaller than an embedding
+
+
+def start_near_embeddings(projector: nn.Linear, embeddings: nn.Module) -> None:
+    """Let a new projector begin at the mean token embedding, with small differences around it.
+
+    CTC says nothing about what all embeddings have in common, so it has to be there at the start.
+    """
+    table = embeddings.weight
+    assert isinstance(table, Tensor)
+    with torch.no_grad():
+        projector.weight *= START_SCALE
+        projector.bias.copy_(table.float().mean(0))
+
+
+def tokenize_spoken(tokenizer: PreTrainedTokenizerBase, text: str, max_tokens: int) -> list[int]:
+    """Ids of a text's words, the first behind a space like all others, at most `max_tokens`."""
+    return tokenize(tokenizer, f" {text.strip()}")[:max_tokens]
+
+
+@dataclass(frozen=True)
+class CtcVocabulary:
+    """The blank, then every token id that the texts of a run use.
+
+    `ids` is (V,), `columns` the place of each id in it.
+    """
+
+    ids: Tensor
+    columns: dict[int, int]
+
+    @classmethod
+    def of(
+        cls, tokenizer: PreTrainedTokenizerBase, answers: Iterable[Sequence[int]]
+    ) -> "CtcVocabulary":
+        """Of the answers of all training and validation clips."""
+        blank = tokenize(tokenizer, BLANK_TEXT)[0]
+        used = {i for answer in answers for i in answer} - {blank}
+        ids = [blank, *sorted(used)]
+        return cls(torch.tensor(ids), {number: place for place, number in enumerate(ids)})
+
+
+def compute_ctc_loss(
+    audio_embeds: Tensor,
+    audio_mask: Tensor,
+    answers: Sequence[Sequence[int]],
+    embeddings: nn.Module,
+    vocabulary: CtcVocabulary,
+) -> AnswerLoss:
+    """Loss in nats per answer token.
+
+    An entry's logit falls with the squared distance between audio token and embedding: minus half
+    of it, without the part that all entries share. `correct` counts answer tokens that the best
+    path (`read_tokens`) has in their order. A clip with fewer audio tokens than its answer needs
+    adds no loss.
+
+    Args:
+        audio_embeds: (B, L, H).
+        audio_mask: (B, L), 1 = real.
+        answers: B lists of token ids (`tokenize_spoken`).
+        embeddings: the LLM's input embeddings.
+        vocabulary: holds every id of the answers.
+    """
+    logits = compute_token_logits(audio_embeds, embeddings, vocabulary)  # (B, L, V)
+    columns = [[vocabulary.columns[i] for i in answer] for answer in answers]
+    lengths = torch.tensor([len(row) for row in columns], device=logits.device)
+    row_losses = nn.functional.ctc_loss(
+        logits.log_softmax(-1).transpose(0, 1),  # (L, B, V)
+        torch.tensor([i for row in columns for i in row], device=logits.device),
+        audio_mask.sum(1),
+        lengths,
+        blank=BLANK,
+        reduction="none",
+        zero_infinity=True,
+    )  # (B,)
+    readings = read_tokens(logits.detach(), audio_mask)
+    pairs = zip(readings, columns, strict=True)
+    row_correct = torch.tensor([count_common(*pair) for pair in pairs], device=logits.device)
+    total = int(lengths.sum())
+    return AnswerLoss(
+        row_losses.sum() / max(total, 1),
+        float(row_correct.sum()),
+        total,
+        row_losses=row_losses.detach(),
+        row_correct=row_correct,
+        row_totals=lengths,
+    )
+
+
+def compute_token_logits(
+    audio_embeds: Tensor, embeddings: nn.Module, vocabulary: CtcVocabulary
+) -> Tensor:
+    """(B, L, H) -> (B, L, V) logits of the vocabulary's entries."""
+    table = embeddings(vocabulary.ids.to(audio_embeds.device)).detach().float()  # (V, H)
+    return audio_embeds.float() @ table.T - table.square().sum(-1) / 2
+
+
+def read_tokens(logits: Tensor, audio_mask: Tensor) -> list[list[int]]:
+    """Best path of each row: (B, L, V) -> B lists of columns, repeats merged, without blanks."""
+    readings = []
+    for row, length in zip(logits.argmax(-1), audio_mask.sum(1).tolist(), strict=True):
+        merged = torch.unique_consecutive(row[:length]).tolist()
+        readings.append([column for column in merged if column != BLANK])
+    return readings
+
+
+def count_common(one: Sequence[int], other: Sequence[int]) -> int:
+    """Length of the longest sequence that both hold in order (not necessarily side by side)."""
+    previous = [0] * (len(other) + 1)
+    for item in one:
+        current = [0]
+        for place, value in enumerate(other):
+            best = max(previous[place + 1], current[-1])
+            current.append(previous[place] + 1 if value == item else best)
+        previous = current
+    return previous[-1]
+
+
+def check_vocabulary(vocabulary: CtcVocabulary | None) -> CtcVocabulary:
+    """The vocabulary, where there is one.
+
+    Raises:
+        UserError: a CTC loss was asked for before `SALMONN.ctc_vocabulary` was set.
+    """
+    if vocabulary is None:
+        raise UserError("model.objective: ctc needs the run's texts; set SALMONN.ctc_vocabulary")
+    return vocabulary

@@ -1,0 +1,189 @@
+"""The objective `ctc`: the loss itself, and training a connector with it."""
+
+import itertools
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import train
+from torch import nn
+
+from audiolm.errors import UserError
+from audiolm.models.ctc_loss import (
+    BLANK,
+    CtcVocabulary,
+    compute_ctc_loss,
+    compute_token_logits,
+    count_common,
+    read_tokens,
+)
+from audiolm.models.salmonn import SALMONN
+from audiolm.training.ctc import count_needed
+from tests.golden import Golden
+from tests.training_runs import arguments, read_log, run_folders
+
+WIDTH, NUM_IDS = 6, 12
+VOCABULARY = CtcVocabulary(torch.tensor([9, 4, 7]), {9: 0, 4: 1, 7: 2})  # 9 is the blank
+
+
+@pytest.fixture
+def embeddings() -> nn.Embedding:
+    torch.manual_seed(0)
+    return nn.Embedding(NUM_IDS, WIDTH)
+
+
+def compute(audio: torch.Tensor, lengths: list[int], answers: list[list[int]], table: nn.Module):
+    mask = (torch.arange(audio.shape[1]) < torch.tensor(lengths)[:, None]).long()
+    return compute_ctc_loss(audio, mask, answers, table, VOCABULARY)
+
+
+def collapse(path: tuple[int, ...]) -> list[int]:
+    return [column for column, _ in itertools.groupby(path) if column != BLANK]
+
+
+@pytest.mark.parametrize("answer", [[4], [4, 7], [7, 7], [4, 7, 4]])
+def test_loss_is_the_probability_of_all_paths_that_read_as_the_answer(
+    answer: list[int], embeddings: nn.Embedding
+) -> None:
+    """Graves et al. 2006, equations 2 and 3, by listing every path."""
+    audio = torch.randn(1, 4, WIDTH)
+    log_probabilities = compute_token_logits(audio, embeddings, VOCABULARY).log_softmax(-1)[0]
+    columns = [VOCABULARY.columns[i] for i in answer]
+    paths = [p for p in itertools.product(range(3), repeat=4) if collapse(p) == columns]
+    expected = -torch.logsumexp(
+        torch.stack([sum(log_probabilities[t, c] for t, c in enumerate(p)) for p in paths]), 0
+    )
+    result = compute(audio, [4], [answer], embeddings)
+    assert float(result.loss) == pytest.approx(float(expected) / len(answer), rel=1e-5)
+    assert result.total == len(answer)
+
+
+def test_logits_are_largest_at_the_nearest_embedding(embeddings: nn.Embedding) -> None:
+    audio = torch.randn(2, 5, WIDTH)
+    distances = torch.cdist(audio, embeddings.weight[VOCABULARY.ids])
+    logits = compute_token_logits(audio, embeddings, VOCABULARY)
+    assert torch.equal(logits.argmax(-1), distances.argmin(-1))
+
+
+def test_embeddings_themselves_read_as_their_tokens(embeddings: nn.Embedding) -> None:
+    audio = embeddings(torch.tensor([[4, 4, 9, 4, 7, 9]]))
+    result = compute(audio, [6], [[4, 4, 7]], embeddings)
+    assert (result.correct, result.total) == (3, 3)
+    logits = compute_token_logits(audio, embeddings, VOCABULARY)
+    assert read_tokens(logits, torch.ones(1, 6, dtype=torch.long)) == [[1, 1, 2]]
+    assert read_tokens(logits, torch.tensor([[1, 1, 0, 0, 0, 0]])) == [[1]]
+
+
+def test_rows_do_not_depend_on_one_another(embeddings: nn.Embedding) -> None:
+    audio, answers = torch.randn(3, 6, WIDTH), [[4], [7, 4], [4, 7, 7]]
+    lengths = [2, 4, 6]
+    together = compute(audio, lengths, answers, embeddings)
+    for row, (length, answer) in enumerate(zip(lengths, answers, strict=True)):
+        alone = compute(audio[row : row + 1, :length], [length], [answer], embeddings)
+        assert float(together.row_losses[row]) == pytest.approx(float(alone.row_losses), rel=1e-5)
+        assert together.row_correct[row] == alone.row_correct
+    assert float(together.loss) == pytest.approx(float(together.row_losses.sum()) / 6, rel=1e-5)
+
+
+def test_a_clip_too_short_for_its_answer_adds_nothing(embeddings: nn.Embedding) -> None:
+    audio = torch.randn(1, 2, WIDTH, requires_grad=True)
+    result = compute(audio, [2], [[4, 4]], embeddings)  # needs a blank between
+    result.loss.backward()
+    assert float(result.loss.detach()) == 0
+    assert audio.grad is not None
+    assert not audio.grad.any()
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [([], [1], 0), ([1, 2, 3], [1, 3], 2), ([1, 2], [2, 1], 1), ([5, 1, 5], [5, 5], 2)],
+)
+def test_count_common(one: list[int], other: list[int], expected: int) -> None:
+    assert count_common(one, other) == expected
+
+
+# In the model
+
+
+@pytest.fixture(scope="module")
+def ctc_model(dev: Golden) -> SALMONN:
+    return dev.build_model(objective="ctc", audio_tokens="length_aware")
+
+
+def draw_samples(texts: list[str]) -> dict[str, Any]:
+    lengths = torch.tensor([16000 * 3] * len(texts))
+    return {
+        "spectrogram": torch.randn(len(texts), 80, 3000),
+        "raw_wav": torch.randn(len(texts), 16000 * 3),
+        "padding_mask": torch.arange(16000 * 3) >= lengths[:, None],
+        "text": texts,
+        "task": ["asr"] * len(texts),
+        "Q": [""] * len(texts),
+    }
+
+
+def test_only_the_connector_gets_gradients(
+    ctc_model: SALMONN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_args: Any, **_kwargs: Any) -> None:
+        raise AssertionError("the LLM must not run")
+
+    samples = draw_samples(["one", "no"])
+    answers = [ctc_model.tokenize_answer(text) for text in samples["text"]]
+    vocabulary = CtcVocabulary.of(ctc_model.llama_tokenizer, answers)
+    monkeypatch.setattr(ctc_model, "ctc_vocabulary", vocabulary)
+    monkeypatch.setattr(ctc_model.llm, "forward", refuse)
+    ctc_model.zero_grad()
+    result = ctc_model(samples, verbose=True)
+    result["loss"].backward()
+    assert math.isfinite(result["loss"].item())
+    assert result["total"] == sum(map(len, answers))
+    with_gradient = {n.split(".")[0] for n, p in ctc_model.named_parameters() if p.grad is not None}
+    assert "speech_llama_proj" in with_gradient
+    assert "llama_model" not in with_gradient
+
+
+def test_words_alone_count(ctc_model: SALMONN) -> None:
+    ids = ctc_model.tokenize_answer("one two")
+    assert ctc_model.llama_tokenizer.decode(ids).strip() == "one two"
+    assert ctc_model.tokenize_answer(" one two ") == ids
+
+
+def test_forward_without_vocabulary(ctc_model: SALMONN) -> None:
+    with pytest.raises(UserError, match="ctc_vocabulary"):
+        ctc_model(draw_samples(["one"]))
+
+
+def test_a_new_projector_starts_at_the_mean_embedding(dev: Golden) -> None:
+    model = dev.build_model(objective="ctc", ckpt="")
+    table = model.llm.get_input_embeddings().weight
+    torch.testing.assert_close(model.speech_llama_proj.bias, table.mean(0))
+
+
+CTC_RUN = ["model.objective=ctc", "model.audio_tokens=length_aware", "run.iters_per_epoch=12"]
+
+
+def test_training_lowers_the_loss(tmp_path: Path) -> None:
+    windows = ["model.second_per_window=0.06", "model.second_stride=0.06"]
+    rates = ["run.optims.init_lr=3e-3", "run.optims.warmup_start_lr=1e-3", "run.log_freq=1"]
+    assert train.main(arguments(tmp_path, *CTC_RUN, *windows, *rates)) == 0
+    (folder,) = run_folders(tmp_path)
+    losses = {
+        event: [line["loss"] for line in read_log(folder) if line["event"] == event]
+        for event in ("train", "valid")
+    }
+    assert sum(losses["train"][-4:]) < 0.8 * sum(losses["train"][:4])
+    assert losses["valid"][-1] < losses["valid"][0]
+
+
+def test_clips_too_short_for_ctc_are_told(tmp_path: Path) -> None:
+    """A third of a second per audio token: as most clips would teach nothing, nothing starts."""
+    with pytest.raises(UserError, match=r"8 of \d+ clips have fewer windows.*second_stride"):
+        train.main(arguments(tmp_path, *CTC_RUN))
+    assert not run_folders(tmp_path)
+
+
+def test_equal_neighbours_need_a_blank_between() -> None:
+    assert [count_needed(answer) for answer in ([], [1], [1, 2, 1], [1, 1, 1])] == [0, 1, 3, 5]
