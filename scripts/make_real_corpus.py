@@ -8,8 +8,8 @@
 The recordings and their transcripts are Debian's packages asterisk-core-sounds-en-wav and
 asterisk-core-sounds-en (one speaker, 8 kHz); `--english` is any English text. Written are:
 
-    train_recorded.json     recordings, copies of them (speed, noise), and recordings joined to
-                            new sequences
+    train_recorded.json     recordings, and copies of them (speed, noise)
+    train_joined.json       recordings joined to new sequences
     train_synthetic.json    synthetic speech
     valid.json, test.json   recordings whose sentence is nowhere in training
     audio/                  everything at 8 kHz: recorded/, changed/, synthetic/
@@ -80,8 +80,7 @@ def main(arguments: Sequence[str]) -> int:
             text = f'{{"annotation": [\n{lines}\n]}}\n'
             (folder / f"{part}.json").write_text(text, encoding="utf-8")
     for part, entries in parts.items():
-        kinds = sorted({entry["kind"] for entry in entries})
-        for kind in kinds:
+        for kind in sorted({entry["kind"] for entry in entries}):
             seconds = [entry["duration"] for entry in entries if entry["kind"] == kind]
             print(f"{part:<17}{kind:<12}{len(seconds):>6} clips {sum(seconds) / 60:>7.1f} min")
     return 0
@@ -160,10 +159,8 @@ def build_parts(
         *draw_domain_texts(rng, [entry["text"] for entry in recorded], held_out, counts.domain),
         *draw_english_texts(rng, english, held_out, counts.english),
     ]
-    parts["train_recorded"] += [
-        *change_copies(folder, rng, recorded, counts.copies),
-        *join_recordings(rng, recorded, held_out, counts.joined),
-    ]
+    parts["train_recorded"] += change_copies(folder, rng, recorded, counts.copies)
+    parts["train_joined"] = join_recordings(rng, recorded, held_out, counts.joined)
     parts["train_synthetic"] = synthesize(folder, rng, texts, seed)
     return parts
 
@@ -175,7 +172,7 @@ def draw_domain_texts(
     texts: list[str] = []
     while len(texts) < count:
         chosen = rng.choice(len(sentences), size=rng.integers(1, 4))
-        text = " ".join(draw_piece(rng, sentences[number], 5) for number in chosen)
+        text = " ".join(draw_piece(rng, sentences[int(number)], 5) for number in chosen)
         if 2 <= len(text.split()) <= 9 and is_allowed(text, held_out):
             texts.append(text)
     return texts
@@ -187,7 +184,7 @@ def draw_english_texts(
     """Two to eight words of one English sentence."""
     texts: list[str] = []
     while len(texts) < count:
-        text = draw_piece(rng, english[rng.integers(len(english))], 8)
+        text = draw_piece(rng, english[int(rng.integers(len(english)))], 8)
         if len(text.split()) >= 2 and is_allowed(text, held_out):
             texts.append(text)
     return texts
@@ -230,7 +227,7 @@ def join_recordings(
     short = [entry for entry in recorded if entry["duration"] <= 2.5]
     entries: list[Entry] = []
     while len(entries) < count:
-        chosen = [short[i] for i in rng.choice(len(short), size=rng.integers(2, 5))]
+        chosen = [short[int(i)] for i in rng.choice(len(short), size=rng.integers(2, 5))]
         text = " ".join(entry["text"] for entry in chosen)
         seconds = sum(entry["duration"] for entry in chosen) + 0.1 * (len(chosen) - 1)
         if is_allowed(text, held_out):
@@ -253,13 +250,13 @@ def synthesize(
             split="train",
             part="full",
             text=text,
-            voice=voices[rng.integers(len(voices))],
+            voice=voices[int(rng.integers(len(voices)))],
             words_per_minute=int(rng.integers(120, 190)),
             pitch=int(rng.integers(30, 76)),
         )
         for number, text in enumerate(texts)
     ]
-    render_clips(clips, [], folder, seed=seed, num_processes=1, report=report)
+    render_clips(clips, [], folder, seed=seed, num_processes=1, report=print)
     entries = []
     for clip in clips:
         samples, _ = soundfile.read(folder / clip.path, dtype="float32")
@@ -276,11 +273,6 @@ def write_telephone(path: Path, samples: np.ndarray) -> float:
     samples = resample(samples, SAMPLE_RATE_HZ, TELEPHONE_HZ)
     soundfile.write(path, np.clip(samples, -1, 1), TELEPHONE_HZ, subtype="PCM_16")
     return len(samples) / TELEPHONE_HZ
-
-
-def report(line: str) -> None:
-    """A line on stderr."""
-    print(line, file=sys.stderr)
 
 
 def build_parser() -> argparse.ArgumentParser:

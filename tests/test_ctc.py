@@ -53,7 +53,7 @@ def test_loss_is_the_probability_of_all_paths_that_read_as_the_answer(
     columns = [VOCABULARY.columns[i] for i in answer]
     paths = [p for p in itertools.product(range(3), repeat=4) if collapse(p) == columns]
     expected = -torch.logsumexp(
-        torch.stack([sum(log_probabilities[t, c] for t, c in enumerate(p)) for p in paths]), 0
+        torch.stack([log_probabilities[range(4), p].sum() for p in paths]), 0
     )
     result = compute(audio, [4], [answer], embeddings)
     assert float(result.loss) == pytest.approx(float(expected) / len(answer), rel=1e-5)
@@ -147,7 +147,7 @@ def test_only_the_connector_gets_gradients(
 
 def test_words_alone_count(ctc_model: SALMONN) -> None:
     ids = ctc_model.tokenize_answer("one two")
-    assert ctc_model.llama_tokenizer.decode(ids).strip() == "one two"
+    assert str(ctc_model.llama_tokenizer.decode(ids)).strip() == "one two"
     assert ctc_model.tokenize_answer(" one two ") == ids
 
 

@@ -69,7 +69,7 @@ def compute_ctc_loss(
     audio_mask: Tensor,
     answers: Sequence[Sequence[int]],
     embeddings: nn.Module,
-    vocabulary: CtcVocabulary,
+    vocabulary: CtcVocabulary | None,
 ) -> AnswerLoss:
     """Loss in nats per answer token.
 
@@ -84,7 +84,12 @@ def compute_ctc_loss(
         answers: B lists of token ids (`tokenize_spoken`).
         embeddings: the LLM's input embeddings.
         vocabulary: holds every id of the answers.
+
+    Raises:
+        UserError: there is no vocabulary.
     """
+    if vocabulary is None:
+        raise UserError("model.objective: ctc needs the run's texts; set SALMONN.ctc_vocabulary")
     logits = compute_token_logits(audio_embeds, embeddings, vocabulary)  # (B, L, V)
     columns = [[vocabulary.columns[i] for i in answer] for answer in answers]
     lengths = torch.tensor([len(row) for row in columns], device=logits.device)
@@ -138,14 +143,3 @@ def count_common(one: Sequence[int], other: Sequence[int]) -> int:
             current.append(previous[place] + 1 if value == item else best)
         previous = current
     return previous[-1]
-
-
-def check_vocabulary(vocabulary: CtcVocabulary | None) -> CtcVocabulary:
-    """The vocabulary, where there is one.
-
-    Raises:
-        UserError: a CTC loss was asked for before `SALMONN.ctc_vocabulary` was set.
-    """
-    if vocabulary is None:
-        raise UserError("model.objective: ctc needs the run's texts; set SALMONN.ctc_vocabulary")
-    return vocabulary

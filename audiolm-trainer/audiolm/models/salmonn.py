@@ -26,12 +26,7 @@ from audiolm.models.audio_tokens import (
     plan_frames,
 )
 from audiolm.models.beats import BEATs
-from audiolm.models.ctc_loss import (
-    CtcVocabulary,
-    check_vocabulary,
-    compute_ctc_loss,
-    tokenize_spoken,
-)
+from audiolm.models.ctc_loss import CtcVocabulary, compute_ctc_loss, tokenize_spoken
 from audiolm.models.decode import generate_texts
 from audiolm.models.encoding import EncodedAudio, EncoderSizes, encode_audio, read_encoded
 from audiolm.models.llm import set_adapter_training
@@ -198,16 +193,11 @@ class SALMONN(nn.Module):
         )
 
     def tokenize_answer(self, text: str) -> list[int]:
-        """Token ids of an answer with its end symbol, at most `max_txt_len`; what counts in a loss.
-
-        For the objective "ctc" those of its words alone.
-        """
-        options = self.text_options
+        """Ids of answer and end symbol (for "ctc" of the words alone), at most `max_txt_len`."""
+        options, length = self.text_options, self.text_options.max_answer_tokens
         if options.objective == "ctc":
-            return tokenize_spoken(self.llama_tokenizer, text, options.max_answer_tokens)
-        return tokenize_answer(
-            self.llama_tokenizer, text, options.end_text, options.max_answer_tokens
-        )
+            return tokenize_spoken(self.llama_tokenizer, text, length)
+        return tokenize_answer(self.llama_tokenizer, text, options.end_text, length)
 
     def forward(
         self,
@@ -215,10 +205,8 @@ class SALMONN(nn.Module):
         verbose: bool = False,
         prompts: Sequence[str] | None = None,
     ) -> dict[str, Any]:
-        """Loss of the answers given audio and prompt, a mean over all answer tokens.
-
-        For the objective "ctc", of the answers as a reading of the audio tokens (see `ctc_loss`):
-        without prompts and without a pass through the LLM.
+        """Loss of the answers given audio and prompt, a mean over all answer tokens; for the
+        objective "ctc", of the answers as a reading of the audio tokens (see `ctc_loss`).
 
         Args:
             samples: spectrogram (B, M, 3000), raw_wav (B, samples), padding_mask (B, samples),
@@ -230,23 +218,15 @@ class SALMONN(nn.Module):
         options = self.text_options
         answers = [self.tokenize_answer(text) for text in samples["text"]]
         if options.objective == "ctc":
-            result = compute_ctc_loss(
-                *self.embed_audio(samples),
-                answers,
-                self.llm.get_input_embeddings(),
-                check_vocabulary(self.ctc_vocabulary),
-            )
-            return vars(result).copy() if verbose else {"loss": result.loss}
-        if prompts is None:
-            prompts = draw_prompts(
-                self.prompts,
-                samples,
-                options.prompt_template,
-                self.prompt_random,
-                per_sample=options.draws_per_sample,
-            )
-        inputs = self.prepare(samples, prompts, answers)
-        result = compute_answer_loss(self.llm, inputs)
+            table, vocabulary = self.llm.get_input_embeddings(), self.ctc_vocabulary
+            result = compute_ctc_loss(*self.embed_audio(samples), answers, table, vocabulary)
+        else:
+            template, per_sample = options.prompt_template, options.draws_per_sample
+            if prompts is None:
+                prompts = draw_prompts(
+                    self.prompts, samples, template, self.prompt_random, per_sample=per_sample
+                )
+            result = compute_answer_loss(self.llm, self.prepare(samples, prompts, answers))
         return vars(result).copy() if verbose else {"loss": result.loss}
 
     @torch.no_grad()

@@ -63,8 +63,7 @@ def measure_steps(
     base = 0 if device.type == "cuda" else before.process_before_bytes
     half = half_dtype(device) if device.type == "cuda" else torch.bfloat16
     dtype = half if setting.element_bytes == 2 else torch.float32
-    options = replace(config.model, objective="answer")  # the plan is of passes through the LLM
-    model = build_salmonn(options, device=device, dtype=dtype)
+    model = build_salmonn(replace(config.model, objective="answer"), device=device, dtype=dtype)
     samples, prompts = build_batch(model, setting.count_clips(workload.seconds), workload)
     samples = move_to(samples, device)
     optimiser = build_optimiser(model, config.run.optims)
