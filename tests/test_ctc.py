@@ -10,9 +10,11 @@ import torch
 import train
 from torch import nn
 
+from audiolm.config import OptimsConfig
 from audiolm.errors import UserError
 from audiolm.models.ctc_loss import (
     BLANK,
+    SHARPNESS,
     CtcVocabulary,
     compute_ctc_loss,
     compute_token_logits,
@@ -21,6 +23,7 @@ from audiolm.models.ctc_loss import (
 )
 from audiolm.models.salmonn import SALMONN
 from audiolm.training.ctc import count_needed
+from audiolm.training.optimiser import build_optimiser, set_learning_rate
 from tests.golden import Golden
 from tests.training_runs import arguments, read_log, run_folders
 
@@ -60,11 +63,17 @@ def test_loss_is_the_probability_of_all_paths_that_read_as_the_answer(
     assert result.total == len(answer)
 
 
-def test_logits_are_largest_at_the_nearest_embedding(embeddings: nn.Embedding) -> None:
-    audio = torch.randn(2, 5, WIDTH)
-    distances = torch.cdist(audio, embeddings.weight[VOCABULARY.ids])
-    logits = compute_token_logits(audio, embeddings, VOCABULARY)
-    assert torch.equal(logits.argmax(-1), distances.argmin(-1))
+def test_an_embedding_itself_has_the_stated_logit(embeddings: nn.Embedding) -> None:
+    audio = embeddings(VOCABULARY.ids)[None]
+    own = compute_token_logits(audio, embeddings, VOCABULARY)[0].diagonal()
+    assert float(own.mean().detach()) == pytest.approx(SHARPNESS, rel=1e-5)
+
+
+def test_what_all_embeddings_share_does_not_count(embeddings: nn.Embedding) -> None:
+    """The mean itself is like none of them."""
+    mean = embeddings(VOCABULARY.ids).mean(0)
+    logits = compute_token_logits(mean[None, None], embeddings, VOCABULARY)
+    torch.testing.assert_close(logits, torch.zeros(1, 1, 3), atol=1e-5, rtol=0)
 
 
 def test_embeddings_themselves_read_as_their_tokens(embeddings: nn.Embedding) -> None:
@@ -102,6 +111,17 @@ def test_a_clip_too_short_for_its_answer_adds_nothing(embeddings: nn.Embedding) 
 )
 def test_count_common(one: list[int], other: list[int], expected: int) -> None:
     assert count_common(one, other) == expected
+
+
+def test_the_connector_may_have_a_rate_of_its_own(dev: Golden) -> None:
+    model = dev.build_model()
+    optimiser = build_optimiser(model, OptimsConfig(connector_lr_scale=0.1))
+    set_learning_rate(optimiser, 1e-3)
+    rates = {id(p): group["lr"] for group in optimiser.param_groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            expected = 1e-3 if name.startswith("llama_model.") else 1e-4
+            assert rates[id(parameter)] == pytest.approx(expected), name
 
 
 # In the model
@@ -167,7 +187,7 @@ CTC_RUN = ["model.objective=ctc", "model.audio_tokens=length_aware", "run.iters_
 
 def test_training_lowers_the_loss(tmp_path: Path) -> None:
     windows = ["model.second_per_window=0.06", "model.second_stride=0.06"]
-    rates = ["run.optims.init_lr=3e-3", "run.optims.warmup_start_lr=1e-3", "run.log_freq=1"]
+    rates = ["run.optims.init_lr=1e-2", "run.optims.warmup_start_lr=3e-3", "run.log_freq=1"]
     assert train.main(arguments(tmp_path, *CTC_RUN, *windows, *rates)) == 0
     (folder,) = run_folders(tmp_path)
     losses = {

@@ -122,6 +122,7 @@ class OptimsConfig:
     warmup_start_lr: float = 1e-6
     init_lr: float = 3e-5
     min_lr: float = 1e-5
+    connector_lr_scale: float = 1.0  # of the Q-Former, its queries, projector and ln_*: times this
     weight_decay: float = 0.05
     beta2: float = 0.999
     schedule: str = "cosine"  # cosine: from the end of warm-up | reference: SALMONN's jump

@@ -54,6 +54,7 @@ MINIMUMS: dict[str, float] = {
     "run.max_skipped_steps": 0,
     "run.optims.max_epoch": 1,
     "run.optims.warmup_steps": 0,
+    "run.optims.connector_lr_scale": 0,
     "run.optims.max_grad_norm": 0,
     "generate.max_new_tokens": 1,
     "generate.num_beams": 1,

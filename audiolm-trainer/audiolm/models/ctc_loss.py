@@ -1,8 +1,8 @@
 """CTC loss of the audio tokens against the LLM's own token embeddings: a warm-up without the LLM.
 
-Each audio token is read as the vocabulary entry whose embedding is nearest, and an answer as the
-sequence of these readings after CTC's rule (repeats merge, blanks go). What is learned lands where
-the LLM has its words, at the price of one matrix product instead of a pass through the LLM.
+Each audio token is read as the vocabulary entry whose embedding it is most like, and an answer as
+the sequence of these readings after CTC's rule (repeats merge, blanks go). What is learned lands
+where the LLM has its words, at the price of one matrix product instead of a pass through the LLM.
 Source: Graves et al. 2006, "Connectionist Temporal Classification".
 
 Letters: B clips, L audio tokens, H LLM width, V entries of the restricted vocabulary.
@@ -23,7 +23,8 @@ BLANK_TEXT = " "  # the blank is the token of a space: one that every LLM knows 
 BLANK = 0  # its place in the restricted vocabulary
 
 
-START_SCALE = 0.1  # of a new projector's weights: its output is then smaller than an embedding
+SHARPNESS = 40.0  # nats
+START_SCALE = 0.015  # of a new projector's weights: its output is then smaller than an embedding
 
 
 def start_near_embeddings(projector: nn.Linear, embeddings: nn.Module) -> None:
@@ -73,10 +74,8 @@ def compute_ctc_loss(
 ) -> AnswerLoss:
     """Loss in nats per answer token.
 
-    An entry's logit falls with the squared distance between audio token and embedding: minus half
-    of it, without the part that all entries share. `correct` counts answer tokens that the best
-    path (`read_tokens`) has in their order. A clip with fewer audio tokens than its answer needs
-    adds no loss.
+    `correct` counts answer tokens that the best path (`read_tokens`) has in their order. A clip
+    with fewer audio tokens than its answer needs adds no loss.
 
     Args:
         audio_embeds: (B, L, H).
@@ -119,9 +118,17 @@ def compute_ctc_loss(
 def compute_token_logits(
     audio_embeds: Tensor, embeddings: nn.Module, vocabulary: CtcVocabulary
 ) -> Tensor:
-    """(B, L, H) -> (B, L, V) logits of the vocabulary's entries."""
+    """(B, L, H) -> (B, L, V) logits of the vocabulary's entries: how far an audio token goes their
+    way from the mean embedding.
+
+    The scale is such that an entry's own embedding has a logit of `SHARPNESS` on average, those of
+    unrelated entries about 0: what goes as far as that is as good as certain.
+    """
     table = embeddings(vocabulary.ids.to(audio_embeds.device)).detach().float()  # (V, H)
-    return audio_embeds.float() @ table.T - table.square().sum(-1) / 2
+    mean = table.mean(0)
+    lengths = (table - mean).norm(dim=-1, keepdim=True)  # (V, 1)
+    directions = (table - mean) / lengths
+    return (audio_embeds.float() - mean) @ directions.T * (SHARPNESS / lengths.mean())
 
 
 def read_tokens(logits: Tensor, audio_mask: Tensor) -> list[list[int]]:

@@ -1,4 +1,7 @@
-"""AdamW over what trains, in SALMONN's two groups: with weight decay, and without."""
+"""AdamW over what trains, in SALMONN's two groups: with weight decay, and without.
+
+A connector with a rate of its own has two more groups.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +11,9 @@ from torch import nn
 
 from audiolm.config import OptimsConfig
 from audiolm.errors import UserError
+from audiolm.models.checkpoint import CONNECTOR
 
+LR_SCALE = "lr_scale"  # key of a group: what the rate of the step is multiplied by for it
 NO_DECAY_MARKS = ("bias", "ln", "bn")  # parts of names, as in SALMONN
 
 
@@ -23,16 +28,21 @@ def build_optimiser(model: nn.Module, optims: OptimsConfig) -> torch.optim.Optim
     Raises:
         UserError: bitsandbytes is missing.
     """
-    decayed, plain = [], []
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {(False, 1.0): [], (True, 1.0): []}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             is_plain = parameter.ndim < 2 or any(mark in name for mark in NO_DECAY_MARKS)
-            (plain if is_plain else decayed).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": optims.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
+            lr_scale = optims.connector_lr_scale if name.startswith(CONNECTOR) else 1.0
+            groups.setdefault((is_plain, lr_scale), []).append(parameter)
+    listed = [
+        {
+            "params": parameters,
+            "weight_decay": 0.0 if is_plain else optims.weight_decay,
+            LR_SCALE: lr_scale,
+        }
+        for (is_plain, lr_scale), parameters in groups.items()
     ]
-    return _find_class(optims.optimiser)(groups, lr=optims.init_lr, betas=(0.9, optims.beta2))
+    return _find_class(optims.optimiser)(listed, lr=optims.init_lr, betas=(0.9, optims.beta2))
 
 
 def _find_class(name: str) -> Any:
@@ -54,6 +64,6 @@ def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> float
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Give every group the same rate."""
+    """Give every group the rate, times its own scale if it has one."""
     for group in optimiser.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group.get(LR_SCALE, 1.0)
