@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "audiolm-trainer"))
 
@@ -66,7 +67,7 @@ def transcribe(whisper_path: str, paths: Sequence[Path]) -> list[str]:
         samples = load_waveform(path).samples
         features = extractor(samples, sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt")
         with torch.no_grad():
-            ids = model.generate(
+            ids: Any = model.generate(
                 input_features=features.input_features,
                 num_beams=1,
                 do_sample=False,

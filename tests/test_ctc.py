@@ -16,6 +16,7 @@ from audiolm.models.ctc_loss import (
     BLANK,
     SHARPNESS,
     CtcVocabulary,
+    compress_tokens,
     compute_ctc_loss,
     compute_token_logits,
     count_common,
@@ -187,15 +188,11 @@ CTC_RUN = ["model.objective=ctc", "model.audio_tokens=length_aware", "run.iters_
 
 def test_training_lowers_the_loss(tmp_path: Path) -> None:
     windows = ["model.second_per_window=0.06", "model.second_stride=0.06"]
-    rates = ["run.optims.init_lr=1e-2", "run.optims.warmup_start_lr=3e-3", "run.log_freq=1"]
+    rates = ["run.optims.init_lr=1e-2", "run.optims.warmup_start_lr=3e-3"]
     assert train.main(arguments(tmp_path, *CTC_RUN, *windows, *rates)) == 0
     (folder,) = run_folders(tmp_path)
-    losses = {
-        event: [line["loss"] for line in read_log(folder) if line["event"] == event]
-        for event in ("train", "valid")
-    }
-    assert sum(losses["train"][-4:]) < 0.8 * sum(losses["train"][:4])
-    assert losses["valid"][-1] < losses["valid"][0]
+    losses = [line["loss"] for line in read_log(folder) if line["event"] == "valid"]
+    assert losses[-1] < 0.9 * losses[0]
 
 
 def test_clips_too_short_for_ctc_are_told(tmp_path: Path) -> None:
@@ -207,3 +204,37 @@ def test_clips_too_short_for_ctc_are_told(tmp_path: Path) -> None:
 
 def test_equal_neighbours_need_a_blank_between() -> None:
     assert [count_needed(answer) for answer in ([], [1], [1, 2, 1], [1, 1, 1])] == [0, 1, 3, 5]
+
+
+# Compression
+
+
+def test_compression_leaves_one_token_per_reading(dev_model: SALMONN) -> None:
+    """Blanks go, neighbours that read alike become their mean, a row of blanks keeps its first."""
+    table, tokenizer = dev_model.llm.get_input_embeddings(), dev_model.llama_tokenizer
+    blank = tokenizer(" ", add_special_tokens=False).input_ids[0]
+    one, other = [i for i in range(len(tokenizer)) if i != blank][20:22]
+    rows = [[blank, one, one, blank, one, other], [blank, blank, other, other, other, other]]
+    embeds = table(torch.tensor(rows)).detach()
+    embeds[0, 2] = embeds[0, 2] * 1.02 - 0.02 * table.weight.mean(0).detach()  # the same direction
+    mask = torch.tensor([[1] * 6, [1, 1, 0, 0, 0, 0]])
+    compressed, compressed_mask = compress_tokens(embeds, mask, table, tokenizer)
+    assert compressed_mask.tolist() == [[1, 1, 1], [1, 0, 0]]
+    expected = torch.stack([embeds[0, 1:3].mean(0), embeds[0, 4], embeds[0, 5]])
+    torch.testing.assert_close(compressed[0], expected)
+    torch.testing.assert_close(compressed[1, 0], embeds[1, 0])
+
+
+def test_compression_does_not_depend_on_the_batch(dev: Golden) -> None:
+    model = dev.build_model(ctc_compression=True, audio_tokens="length_aware")
+    samples = draw_samples(["one", "no"])
+    together, mask = model.embed_audio(samples)
+    plain = dev.build_model(audio_tokens="length_aware").embed_audio(samples)[1]
+    assert int(mask.sum()) <= int(plain.sum())
+    for row in range(2):
+        alone = {name: value[row : row + 1] for name, value in samples.items()}
+        embeds, alone_mask = model.embed_audio(alone)
+        assert int(alone_mask.sum()) == int(mask[row].sum())
+        torch.testing.assert_close(
+            embeds[0], together[row, : embeds.shape[1]], atol=1e-5, rtol=1e-4
+        )

@@ -58,6 +58,7 @@ class ModelConfig:
     audio_tokens: str = "fixed"  # fixed: always 30 s worth | length_aware: real audio only
     whisper_input: str = "padded"  # padded: always 30 s | trimmed: real frames only
     objective: str = "answer"  # answer: the LLM's | ctc: audio tokens, by its embeddings
+    ctc_compression: bool = False  # leave out audio tokens that a `ctc` connector says are blank
     multi_prompt: bool = True  # draw a prompt per sample; False: one per task and batch
     prompt_template: str = "USER: {}\nASSISTANT:"
     prompt_path: str = ""  # training prompts: task -> list of sentences

@@ -106,6 +106,7 @@ def assemble_salmonn(
             prompt_template=options.prompt_template,
             draws_per_sample=options.multi_prompt,
             objective=options.objective,
+            ctc_compression=options.ctc_compression,
         ),
         prompts=PromptBook.load(options.prompt_path) if options.prompt_path else None,
         frozen=_frozen_parts(options),

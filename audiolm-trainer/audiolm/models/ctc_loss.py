@@ -150,3 +150,55 @@ def count_common(one: Sequence[int], other: Sequence[int]) -> int:
             current.append(previous[place] + 1 if value == item else best)
         previous = current
     return previous[-1]
+
+
+def compress_tokens(
+    audio_embeds: Tensor,
+    audio_mask: Tensor,
+    embeddings: nn.Embedding,
+    tokenizer: PreTrainedTokenizerBase,
+) -> tuple[Tensor, Tensor]:
+    """Leave out audio tokens that read as the blank; neighbours that read alike become their mean.
+
+    What is left is about one audio token per token of the text. A clip in which all read as the
+    blank keeps its first. Source: Gaido et al. 2021, "CTC-based Compression for Direct Speech
+    Translation".
+
+    Args:
+        audio_embeds: (B, L, H), of a connector trained by `compute_ctc_loss`.
+        audio_mask: (B, L), 1 = real.
+        embeddings: the LLM's input embeddings.
+        tokenizer: the LLM's.
+
+    Returns:
+        Embeddings (B, L', H) and mask (B, L'), L' at most L.
+    """
+    blank = tokenize(tokenizer, BLANK_TEXT)[0]
+    rows = []
+    readings = read_entries(audio_embeds.detach(), embeddings)  # (B, L)
+    for embeds, reading, length in zip(
+        audio_embeds, readings, audio_mask.sum(1).tolist(), strict=True
+    ):
+        ids, places, counts = torch.unique_consecutive(
+            reading[:length], return_inverse=True, return_counts=True
+        )
+        sums = embeds.new_zeros(len(ids), embeds.shape[1]).index_add(0, places, embeds[:length])
+        kept = (sums / counts[:, None])[ids != blank]
+        rows.append(kept if len(kept) else embeds[:1])
+    lengths = torch.tensor([len(row) for row in rows], device=audio_mask.device)
+    mask = torch.arange(int(lengths.max()), device=audio_mask.device) < lengths[:, None]
+    return nn.utils.rnn.pad_sequence(rows, batch_first=True), mask.to(audio_mask.dtype)
+
+
+def read_entries(audio_embeds: Tensor, embeddings: nn.Embedding) -> Tensor:
+    """(B, L, H) -> (B, L): the likeliest by `compute_token_logits`, of the LLM's whole vocabulary.
+
+    The table is never copied, which would take gigabytes of a large LLM.
+    """
+    table = embeddings.weight  # (V, H)
+    mean = table.mean(0, dtype=torch.float32)
+    squared = torch.linalg.vector_norm(table, dim=-1, dtype=torch.float32).square()
+    squared = squared - 2 * (table @ mean.to(table.dtype)).float() + mean.square().sum()
+    from_mean = audio_embeds.float() - mean
+    along = (from_mean.to(table.dtype) @ table.T).float() - (from_mean @ mean)[..., None]
+    return (along / squared.clamp(min=1e-6).sqrt()).argmax(-1)

@@ -26,7 +26,12 @@ from audiolm.models.audio_tokens import (
     plan_frames,
 )
 from audiolm.models.beats import BEATs
-from audiolm.models.ctc_loss import CtcVocabulary, compute_ctc_loss, tokenize_spoken
+from audiolm.models.ctc_loss import (
+    CtcVocabulary,
+    compress_tokens,
+    compute_ctc_loss,
+    tokenize_spoken,
+)
 from audiolm.models.decode import generate_texts
 from audiolm.models.encoding import EncodedAudio, EncoderSizes, encode_audio, read_encoded
 from audiolm.models.llm import set_adapter_training
@@ -44,6 +49,7 @@ class TextOptions:
     prompt_template: str = "USER: {}\nASSISTANT:"
     draws_per_sample: bool = True
     objective: str = "answer"
+    ctc_compression: bool = False
 
 
 class SALMONN(nn.Module):
@@ -161,7 +167,10 @@ class SALMONN(nn.Module):
             frames = torch.cat([frames, audio], dim=-1)  # (B, T, W)
         options, queries = self.audio_options, self.speech_query_tokens
         tokens = make_tokens(self.speech_Qformer, queries, frames, plan, options)
-        return pad_windows(self.speech_llama_proj(tokens), plan.num_windows)
+        audio = pad_windows(self.speech_llama_proj(tokens), plan.num_windows)
+        if not self.text_options.ctc_compression or self.text_options.objective == "ctc":
+            return audio
+        return compress_tokens(*audio, self.llm.get_input_embeddings(), self.llama_tokenizer)
 
     def embed_audio(self, samples: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """Audio, or its stored encoder outputs -> embeddings (B, L, H) and mask (B, L)."""
@@ -181,10 +190,8 @@ class SALMONN(nn.Module):
         answers: Sequence[Sequence[int]] | None = None,
     ) -> LlmInputs:
         """Encode the audio and build the LLM's rows: padded left without answers, else right."""
-        audio_embeds, audio_mask = self.embed_audio(samples)
         return splice(
-            audio_embeds,
-            audio_mask,
+            *self.embed_audio(samples),
             prompts,
             answers,
             self.llama_tokenizer,
