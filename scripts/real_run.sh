@@ -23,6 +23,9 @@ announce() { printf '\n== %s  (%d s)\n' "$*" "$SECONDS"; }
 find_finished() {
     { ls -d real/runs/"$1"_*/summary.json 2>/dev/null || true; } | sort | tail -n 1 | xargs -r dirname
 }
+last_checkpoint() { # of a finished experiment, whatever its validation loss
+    find "$(find_finished "$1")" -name 'checkpoint_[0-9]*.pth' | sort -V | tail -n 1
+}
 train() { # experiment (its configuration's name, too), further options
     local experiment="$1"
     shift
@@ -56,8 +59,8 @@ announce "2/6 yardstick: Whisper's own word error rate"
 announce "3/6 first stage: the connector, against the LLM's token embeddings"
 train real_ctc
 announce "4/6 second stage: connector and LoRA, by the LLM's answers"
-train real_llm model.ckpt="$(find_finished real_ctc)/checkpoint_best.pth"
-checkpoint="$(find_finished real_llm)/checkpoint_best.pth"
+train real_llm model.ckpt="$(last_checkpoint real_ctc)"
+checkpoint="$(last_checkpoint real_llm)"
 
 announce "5/6 word error rate on held-out prompts"
 "$VENV_PYTHON" evaluate_salmonn.py --mode valid_asr --cfg-path configs/real_eval.yaml \

@@ -158,10 +158,12 @@ def compress_tokens(
     embeddings: nn.Embedding,
     tokenizer: PreTrainedTokenizerBase,
 ) -> tuple[Tensor, Tensor]:
-    """Leave out audio tokens that read as the blank; neighbours that read alike become their mean.
+    """What the LLM's vocabulary makes of audio tokens: blanks go, each run of equal readings
+    becomes one mixture of embeddings, by the probabilities of its mean.
 
-    What is left is about one audio token per token of the text. A clip in which all read as the
-    blank keeps its first. Source: Gaido et al. 2021, "CTC-based Compression for Direct Speech
+    What is left is about one audio token per token of the text, and where the reading is sure, the
+    very embedding of that token. A clip in which all read as the blank keeps its first audio token.
+    Source of the shortening: Gaido et al. 2021, "CTC-based Compression for Direct Speech
     Translation".
 
     Args:
@@ -174,8 +176,8 @@ def compress_tokens(
         Embeddings (B, L', H) and mask (B, L'), L' at most L.
     """
     blank = tokenize(tokenizer, BLANK_TEXT)[0]
+    readings = compute_entry_logits(audio_embeds.detach(), embeddings).argmax(-1)  # (B, L)
     rows = []
-    readings = read_entries(audio_embeds.detach(), embeddings)  # (B, L)
     for embeds, reading, length in zip(
         audio_embeds, readings, audio_mask.sum(1).tolist(), strict=True
     ):
@@ -187,11 +189,15 @@ def compress_tokens(
         rows.append(kept if len(kept) else embeds[:1])
     lengths = torch.tensor([len(row) for row in rows], device=audio_mask.device)
     mask = torch.arange(int(lengths.max()), device=audio_mask.device) < lengths[:, None]
-    return nn.utils.rnn.pad_sequence(rows, batch_first=True), mask.to(audio_mask.dtype)
+    probabilities = compute_entry_logits(torch.cat(rows), embeddings).softmax(-1)  # (N, V)
+    mixtures = (probabilities.to(embeddings.weight.dtype) @ embeddings.weight).split(
+        lengths.tolist()
+    )
+    return nn.utils.rnn.pad_sequence(list(mixtures), batch_first=True), mask.to(audio_mask.dtype)
 
 
-def read_entries(audio_embeds: Tensor, embeddings: nn.Embedding) -> Tensor:
-    """(B, L, H) -> (B, L): the likeliest by `compute_token_logits`, of the LLM's whole vocabulary.
+def compute_entry_logits(audio_embeds: Tensor, embeddings: nn.Embedding) -> Tensor:
+    """(..., H) -> (..., V): as `compute_token_logits`, of the LLM's whole vocabulary.
 
     The table is never copied, which would take gigabytes of a large LLM.
     """
@@ -199,6 +205,7 @@ def read_entries(audio_embeds: Tensor, embeddings: nn.Embedding) -> Tensor:
     mean = table.mean(0, dtype=torch.float32)
     squared = torch.linalg.vector_norm(table, dim=-1, dtype=torch.float32).square()
     squared = squared - 2 * (table @ mean.to(table.dtype)).float() + mean.square().sum()
+    lengths = squared.clamp(min=1e-6).sqrt()  # (V,)
     from_mean = audio_embeds.float() - mean
     along = (from_mean.to(table.dtype) @ table.T).float() - (from_mean @ mean)[..., None]
-    return (along / squared.clamp(min=1e-6).sqrt()).argmax(-1)
+    return along / lengths * (SHARPNESS / lengths.mean())
