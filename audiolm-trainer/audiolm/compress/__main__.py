@@ -2,6 +2,7 @@
 
     python -m audiolm.compress merge  --cfg-path X.yaml --calibration ANN -o DIR   adapter into LLM
     python -m audiolm.compress export --cfg-path X.yaml --calibration ANN -o DIR   one folder of all
+    python -m audiolm.compress prune  --cfg-path X.yaml --calibration ANN -o DIR   layers dropped
 
 Each verb is a subcommand with its own `--help`. Results go to stdout, warnings to stderr.
 """
@@ -9,10 +10,10 @@ Each verb is a subcommand with its own `--help`. Results go to stdout, warnings 
 import argparse
 from collections.abc import Sequence
 
-from audiolm.compress.commands import exporting, merging
+from audiolm.compress.commands import exporting, merging, pruning
 from audiolm.errors import run_command
 
-COMMANDS = (merging, exporting)
+COMMANDS = (merging, exporting, pruning)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -17,18 +17,18 @@ import torch
 from audiolm.compress.calibration import CalibrationClip
 from audiolm.compress.model_folder import (
     choose_stored_dtype,
+    collect_trained,
     copy_config,
     point_into,
     save_llm,
+    save_trained,
     write_config,
 )
 from audiolm.config import Config
 from audiolm.data.outputs import whole_folder
 from audiolm.errors import UserError
 from audiolm.models.build import resolve_adapter
-from audiolm.models.checkpoint import CONNECTOR, write_atomically
 from audiolm.models.device import choose_device, move_to
-from audiolm.models.key_names import to_file_key
 from audiolm.models.llm import is_adapted
 from audiolm.models.salmonn import SALMONN
 
@@ -178,15 +178,9 @@ def check_drift(drift: Drift, dtype: torch.dtype, tolerances: Tolerances) -> Non
 
 def _save_parts(model: SALMONN, config: Config, folder: Path, dtype: torch.dtype) -> Config:
     """Write the LLM and the other trained weights; the configuration that names them."""
-    trained = {
-        to_file_key(name): parameter.detach()
-        for name, parameter in model.named_parameters()
-        # of the connector frozen weights too: no other file of the folder holds them
-        if name.startswith(CONNECTOR)
-        or (parameter.requires_grad and not name.startswith("llama_model."))
-    }
-    content = {"model": trained, "optimizer": {}, "config": {}, "scaler": None, "epoch": 0}
-    write_atomically(folder / "connector.pth", content)
+    trained = collect_trained(model)
+    others = {key: value for key, value in trained.items() if not key.startswith("llama_model.")}
+    save_trained(others, folder / "connector.pth")
     save_llm(_merge_adapter(model.llm), model.llama_tokenizer, folder / "llm", dtype)
     return copy_config(
         config,

@@ -13,8 +13,11 @@ from transformers import AutoConfig, WhisperConfig, WhisperFeatureExtractor
 from audiolm.config import Config
 from audiolm.config_file import dump_config
 from audiolm.config_rules import INPUT_PATHS
+from audiolm.models.checkpoint import CONNECTOR, trainable_state, write_atomically
+from audiolm.models.key_names import to_file_key
 from audiolm.models.pretrained import quiet_transformers
 from audiolm.models.quantisation import FLOAT_TYPES
+from audiolm.models.salmonn import SALMONN
 
 
 def read_stored_dtype(path: str, token: str = "") -> torch.dtype:
@@ -46,6 +49,22 @@ def save_whisper(encoder: Any, config: Config, folder: Path) -> None:
         # under the encoder's own names: going back over the names it was loaded from fails
         stored.save_pretrained(folder, save_original_format=False)
         extractor.save_pretrained(folder)
+
+
+def collect_trained(model: SALMONN) -> dict[str, torch.Tensor]:
+    """File key -> tensor of what trains, and of the connector even where it is frozen."""
+    connector = {
+        to_file_key(name): parameter.detach()
+        for name, parameter in model.named_parameters()
+        if name.startswith(CONNECTOR)
+    }
+    return trainable_state(model) | connector
+
+
+def save_trained(trained: dict[str, torch.Tensor], path: Path) -> None:
+    """Write weights by file key as a checkpoint without a training state."""
+    content = {"model": trained, "optimizer": {}, "config": {}, "scaler": None, "epoch": 0}
+    write_atomically(path, content)
 
 
 def copy_config(config: Config, **changes: Any) -> Config:

@@ -244,7 +244,7 @@ class CausalStep:
     """
 
     def __init__(self, llm: Any) -> None:
-        self.llm = _unwrap(llm)
+        self.llm = base_llm(llm)
         self.config = self.llm.config.get_text_config()
         self._cache_name = _find_cache_name(self.llm)
         # a mask over key positions, ready for the layers; other kernels want their own shapes
@@ -253,7 +253,7 @@ class CausalStep:
     @staticmethod
     def fits(llm: Any) -> bool:
         """Whether the LLM takes positions, a cache, and how many logits to compute."""
-        llm = _unwrap(llm)
+        llm = base_llm(llm)
         parameters = inspect.signature(llm.forward).parameters
         needed = ("inputs_embeds", "position_ids", "logits_to_keep", _find_cache_name(llm))
         return all(name in parameters for name in needed)
@@ -274,7 +274,8 @@ class CausalStep:
         return output.logits
 
 
-def _unwrap(llm: Any) -> Any:
+def base_llm(llm: Any) -> Any:
+    """The LLM itself, without the adapter's wrapper around it."""
     return llm.get_base_model() if is_adapted(llm) else llm
 
 
