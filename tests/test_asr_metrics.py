@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audiolm.errors import UserError
-from audiolm.evaluation import asr
+from audiolm.evaluation import asr, transcript_normalizer
 from audiolm.evaluation.asr import (
     WerResult,
     compute_wer,
-    normalize_transcript,
     tokenize_open_asr,
     tokenize_reference,
 )
+from audiolm.evaluation.transcript_normalizer import build_normalizer, normalize_transcript
 
 GOLDEN_DIR = Path(__file__).parent / "data" / "golden" / "metrics"
 GOLDEN = json.loads((GOLDEN_DIR / "wer_dev.json").read_text(encoding="utf-8"))
@@ -164,25 +164,46 @@ TELLING_WORDS = st.sampled_from(
     """the and a half hmm. uh been won't st mr. let's can't one o oh double point per cent first
     fifties he's gone she'd i'ma y'all's ma'am dogs' 'tis cause 5 $3 50% a.m. e.g. ok? yes! so; no:
     done got twenty five dollars nineteen hundred colour neighbour's Smith, (laughs) [noise] 1st
-    minus plus and... can't, COLOUR o'clock -- x""".split()
+    minus plus and... can't, COLOUR o'clock -- x 1,250 3.5, 0 $0 12. 1,2,3 10:30 £7.05% nd th s s.
+    well-known twenty-five u.s. a-half he's-been uh-huh mr.smith half-a-million point-five cents
+    1 million rd pounds negative 2nd +5 x5 5x neighbour's gotta""".split()
 )
 
 
 @settings(deadline=None, max_examples=500)
 @given(st.lists(TELLING_WORDS, max_size=7).map(" ".join))
 def test_quick_way_gives_what_the_normaliser_gives(text):
-    whole = asr._build_normalizer()(text)
+    whole = build_normalizer()(text)
     assert normalize_transcript(text) == whole
     line = asr.split_13a(whole)
     assert tokenize_reference(text) == line
 
 
-def test_quick_way_is_taken():
-    asr._normalize_piece.cache_clear()
-    assert normalize_transcript("He's seen the colour, Mr. Smith!") == (
-        "he is seen the color mister smith"
-    )
-    assert asr._normalize_piece.cache_info().currsize == 6
+def test_every_word_of_the_rules_alone():
+    normalizer = build_normalizer()
+    words = {*normalizer.standardize_spellings.mapping, *transcript_normalizer._words_of_rules()}
+    assert len(words) > 1500
+    for word in words:
+        assert normalize_transcript(word) == normalizer(word), word
+
+
+@pytest.mark.parametrize("space", ["\t", "\n", "  ", "\u00a0"])
+def test_other_spaces_are_read_as_the_normaliser_reads_them(space):
+    text = f" he's{space}been{space}5{space}s "  # a rule that holds for a single space only
+    assert normalize_transcript(text) == build_normalizer()(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "normalized", "num_looked_up"),
+    [
+        ("He's seen the colour, Mr. Smith!", "he is seen the color mister smith", 6),
+        ("the well-known u.s. is 3.5% up", "the well known u s is 3.5% up", 5),  # "is 3.5%" is one
+    ],
+)
+def test_quick_way_is_taken(text, normalized, num_looked_up):
+    transcript_normalizer._normalize_piece.cache_clear()
+    assert normalize_transcript(text) == normalized == build_normalizer()(text)
+    assert transcript_normalizer._normalize_piece.cache_info().currsize == num_looked_up
 
 
 @settings(deadline=None)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import soundfile
 import torch
@@ -403,23 +404,33 @@ def test_resuming_the_wrong_thing(
         run("--mode", "valid_asr", flags[0], named)
 
 
-@pytest.mark.slow
-def test_two_processes_decode_each_clip_once(run: RunCommand, tmp_path: Path) -> None:
-    alone = run("--mode", "valid_asr", options=BATCHES)
-    command = [
+def torchrun(*flags: str, options: tuple[str, ...]) -> list[str]:
+    """The command line with two processes."""
+    return [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
-        str(ROOT / "evaluate_salmonn.py"), "--mode", "valid_asr", "--cfg-path", str(CONFIG),
-        "--options", *QUICK, *BATCHES,
+        str(ROOT / "evaluate_salmonn.py"), *flags, "--cfg-path", str(CONFIG),
+        "--options", *QUICK, *options,
     ]  # fmt: skip
+
+
+def run_torchrun(*flags: str, options: tuple[str, ...], folder: Path) -> str:
+    """Run it to its end; what it printed."""
     finished = subprocess.run(
-        command,
-        cwd=tmp_path,
+        torchrun(*flags, options=options),
+        cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=500,
     )
     assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+@pytest.mark.slow
+def test_two_processes_decode_each_clip_once(run: RunCommand, tmp_path: Path) -> None:
+    alone = run("--mode", "valid_asr", options=BATCHES)
+    printed = run_torchrun("--mode", "valid_asr", options=BATCHES, folder=tmp_path)
     (together,) = set(tmp_path.glob("valid_results/*.csv")) - {alone}
     assert together.read_bytes() == alone.read_bytes()
     assert without_times(read_predictions(together)) == without_times(read_predictions(alone))
@@ -428,7 +439,56 @@ def test_two_processes_decode_each_clip_once(run: RunCommand, tmp_path: Path) ->
     assert sorted(path.name for path in together.with_suffix("").iterdir()) == [
         "predictions.jsonl", "report.html", "result.json", "result.md", "run.json",
     ]  # fmt: skip
-    assert finished.stdout.count("WER: ") == 1
+    assert printed.count("WER: ") == 1
+
+
+@pytest.mark.slow
+def test_two_processes_resume_what_killed_ones_left(run: RunCommand, tmp_path: Path) -> None:
+    entries = [entry for _ in range(12) for entry in make_entries(*TEXTS)]
+    for index, entry in enumerate(entries):
+        entry["testset_id"] = f"test{index:04d}"
+    annotation = write_annotation(tmp_path / "sixty.json", entries)
+    options = (f"datasets.test_ann_path={annotation}", "run.batch_size_eval=1")
+    whole = run("--mode", "valid_asr", options=options)
+    whole = whole.with_suffix("").rename(tmp_path / "whole").with_suffix(".csv")
+    shutil.rmtree(tmp_path / "valid_results")
+
+    folder, kept = kill_in_the_middle(torchrun("--mode", "valid_asr", options=options), tmp_path)
+    assert 2 <= len(kept) < len(entries)
+    assert sorted(path.suffix for path in folder.parent.iterdir()) == [""]  # no CSV
+    with (folder / "predictions.1.jsonl").open("a") as file:
+        file.write('{"index": 59, "id": "cut in the middle of a li')
+    flags = ("--mode", "valid_asr", "--resume", "auto")
+    run_torchrun(*flags, options=options, folder=tmp_path)
+    csv_path = folder.with_name(f"{folder.name}.csv")
+    lines = read_predictions(csv_path)
+    assert without_times(lines) == without_times(read_predictions(whole))
+    assert [line for line in lines if line["index"] in kept] == list(kept.values())  # not again
+    assert read_record(csv_path)["scores"] == read_record(whole)["scores"]
+    assert read_texts(csv_path) == [line["text"] for line in lines]
+
+
+def kill_in_the_middle(command: list[str], root: Path) -> tuple[Path, dict[int, dict[str, Any]]]:
+    """Start `command` and kill it without warning when both processes have written answers.
+
+    Returns its folder, and the whole lines it left there, by index in rising order.
+    """
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, cwd=root, env=environment, stderr=subprocess.DEVNULL
+    ) as launcher:
+        parts: list[Path] = []
+        while len([path for path in parts if path.stat().st_size]) < 2:
+            assert launcher.poll() is None, "it ended by itself"
+            parts = list(root.glob("valid_results/*/predictions.?.jsonl"))
+        for process in psutil.Process(launcher.pid).children(recursive=True):
+            process.kill()
+        launcher.kill()
+    texts = "".join(path.read_text(encoding="utf-8") for path in parts)
+    lines = [json.loads(line) for line in texts.splitlines(keepends=True) if line.endswith("\n")]
+    kept = {line["index"]: line for line in sorted(lines, key=lambda line: line["index"])}
+    assert len(kept) == len(lines)
+    return parts[0].parent, kept
 
 
 def test_sampled_answers_do_not_depend_on_the_batch_and_follow_the_seed(run: RunCommand) -> None:
@@ -807,7 +867,7 @@ def test_unreadable_audio_names_the_clip(
     options = ["--options", *QUICK, "datasets.prefix=audio", f"run.num_workers={num_workers}"]
     arguments = ["--mode", "valid_asr", "--cfg-path", str(CONFIG), *options]
     error = expect_refusal(arguments, monkeypatch, capsys)
-    assert "annotation[1] (b.wav)" in error
+    assert "annotation[1] (b.wav, test0001)" in error
     assert "datasets.bad_audio: skip leaves such clips out" in error
 
 

@@ -6,24 +6,19 @@ In: one hypothesis and one reference text per clip. Out: a `WerResult` over all 
   organiser's scorer; its figures are in `tests/data/golden/metrics`.
 - `open_asr`: Whisper's English normaliser, then words between spaces. The Open ASR Leaderboard's.
 
-The normaliser is that of Radford et al. 2022 (appendix C), from the package `whisper-normalizer`.
+The normaliser is in `transcript_normalizer.py`.
 """
 
-import itertools
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
 
 import numpy as np
 from rapidfuzz.distance import Levenshtein
-from whisper_normalizer.english import EnglishTextNormalizer
 
 from audiolm.errors import UserError
-
-# Python turns at most 4,300 digits into a number; far shorter runs are already not speech.
-_LONG_NUMBER = re.compile(r"(?:\d,?){1000}")
+from audiolm.evaluation.transcript_normalizer import normalize_transcript
 
 # mteval-v13a (NIST): entities, then a space around symbols, around stops and commas that are not
 # between digits, and around a dash after a digit.
@@ -34,16 +29,6 @@ _STOP_BEFORE_NON_DIGIT = re.compile(r"([.,])([^0-9])")
 _DASH_AFTER_DIGIT = re.compile(r"([0-9])(-)")
 
 _EDITS = ("replace", "delete", "insert")  # rapidfuzz's names, from reference to hypothesis
-
-# Words that the normaliser changes each by itself, whatever stands beside them: the quick way.
-_PLAIN_WORD = r"[a-z]+(?:'[a-z]+)?[.,!?;:]?"
-_PLAIN_TEXT = re.compile(rf"{_PLAIN_WORD}(?:\s{_PLAIN_WORD})*")
-# Beside numbers, these make or close a contraction or a number together with their neighbours.
-_DEPENDENT_WORDS = frozenset("half been gone done got".split())
-# Beside such a word these belong to it; all but two of them disappear.
-_LINKING_WORDS = frozenset("and a hmm mm mhm mmm uh um".split())
-_AFTER_WORD = re.compile(r"(?:'[a-z]+)?[.,!?;:]?\Z")
-_SPACES = re.compile(r"\s+")
 _UNTOUCHED_13A = re.compile(r"[a-z0-9 ]*")
 
 
@@ -128,51 +113,6 @@ def compute_error_rate(sums: np.ndarray) -> np.ndarray:
     return sums[..., :3].sum(axis=-1) / np.maximum(sums[..., 3], 1)
 
 
-def normalize_transcript(text: str) -> str:
-    """`text` after Whisper's English normaliser, the first step of both scorers.
-
-    Any script passes through; Hangul comes out decomposed (NFKD), on both sides alike. Plain text
-    goes word by word, or number by number, from memory: the same, ten times faster.
-    """
-    lowered = text.lower()
-    if _PLAIN_TEXT.fullmatch(lowered):
-        pieces = filter(None, map(_normalize_piece, _split_pieces(lowered.split())))
-        return _SPACES.sub(" ", " ".join(pieces))
-    return _build_normalizer()(_LONG_NUMBER.sub(r"\g<0> ", text))
-
-
-def _split_pieces(words: list[str]) -> list[str]:
-    """Words, and runs of words that the normaliser has to see together."""
-    dependent = _dependent_words()
-    bare = [_AFTER_WORD.sub("", word) for word in words]
-    if dependent.isdisjoint(bare):
-        return words
-    is_run = [word in dependent for word in bare]
-    for order in (range(1, len(words)), range(len(words) - 2, -1, -1)):
-        step = order.step
-        for place in order:  # "two hundred and five", "four and a half"
-            is_run[place] |= bare[place] in _LINKING_WORDS and is_run[place - step]
-    for place in range(1, len(words)):  # "he's been"
-        is_run[place - 1] |= is_run[place]
-    groups = itertools.groupby(zip(is_run, words, strict=True), key=lambda pair: pair[0])
-    pieces: list[str] = []
-    for joins, group in groups:
-        found = [word for _, word in group]
-        pieces += [" ".join(found)] if joins else found
-    return pieces
-
-
-@lru_cache(maxsize=200_000)
-def _normalize_piece(words: str) -> str:
-    return _build_normalizer()(words)
-
-
-@cache
-def _dependent_words() -> frozenset[str]:
-    numbers = _build_normalizer().standardize_numbers.words - _LINKING_WORDS
-    return frozenset(numbers) | _DEPENDENT_WORDS
-
-
 def tokenize_reference(text: str) -> list[str]:
     """Words of `text` as the scorer `reference` counts them: normalised, 13a, no punctuation."""
     return split_13a(normalize_transcript(text))
@@ -202,11 +142,6 @@ def tokenize_open_asr(text: str) -> list[str]:
 
 def _is_punctuation(token: str) -> bool:
     return all(unicodedata.category(character).startswith("P") for character in token)
-
-
-@cache
-def _build_normalizer() -> EnglishTextNormalizer:
-    return EnglishTextNormalizer()  # reads its spelling table from disk
 
 
 TOKENIZERS: dict[str, Callable[[str], list[str]]] = {

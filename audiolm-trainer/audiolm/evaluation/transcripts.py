@@ -10,13 +10,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from audiolm.evaluation.asr import (
-    compute_error_rate,
-    count_errors,
-    normalize_transcript,
-    split_13a,
-)
+from audiolm.evaluation.asr import compute_error_rate, count_errors, split_13a
 from audiolm.evaluation.intervals import Measure, mean_of
+from audiolm.evaluation.transcript_normalizer import normalize_transcript
 
 _PHONE_BORDERS = re.compile(r"[\s,;/|.]+")
 _STRESS = re.compile(r"[0-9\u02c8\u02cc]")  # ARPAbet's digits, IPA's primary and secondary stress
