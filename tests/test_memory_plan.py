@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -393,7 +394,10 @@ def test_the_page_shows_the_plan_of_both_stages(
     offline_hub: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ) -> None:  # fmt: skip
-    """docs/training.md holds the printed plan of stage 1 and says that stage 2's is the same."""
+    """docs/training.md holds the printed plan of stage 1 and says that stage 2's is the same.
+
+    The READMEs hold sections of it.
+    """
     monkeypatch.chdir(ROOT)
     if Path("models").exists() or Path("data").exists():
         pytest.skip("this checkout holds models or data, which the plan would use")
@@ -401,6 +405,10 @@ def test_the_page_shows_the_plan_of_both_stages(
     for stage in (1, 2):
         text = run_plan(capsys, "--cfg-path", f"configs/train_stage{stage}.yaml", "--plan")
         assert text.rstrip().replace(f"stage{stage}.yaml", "stage1.yaml") in page, stage
+        for name in ("README.md", "README.ko.md"):
+            readme = (ROOT / name).read_text(encoding="utf-8")
+            (shown,) = re.findall(r"<!-- plan -->\n```text\n(.+?)```", readme, re.DOTALL)
+            assert [s for s in shown.strip().split("\n\n") if s not in text] == [], (name, stage)
 
 
 def test_own_folders_come_first(tiny: StackPaths) -> None:
