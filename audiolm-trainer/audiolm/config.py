@@ -27,6 +27,7 @@ class ModelConfig:
     llama_path: str = ""  # folder or hub id of any causal LLM
     whisper_path: str = ""  # folder or hub id of any Whisper
     beats_path: str = ""  # BEATs `.pt`; empty: no BEATs, Whisper alone
+    audio_encoder: str | None = None  # beats | whisper_layers | none; unset: BEATs if it has a path
     token: str = ""  # hub access token; used for loading, never written anywhere
     only_preprocessor: bool = False  # build encoders, Q-Former and projector; no LLM
     ckpt: Any = ""  # trained weights: one `.pth`, or a list of them read in order

@@ -106,7 +106,21 @@ def _build(schema: type, content: Mapping[str, Any], section: str, source: str) 
         key = ".".join(filter(None, [section, str(getattr(error, "full_key", "") or "")]))
         raise UserError(f"{source}: {key}: {str(error).splitlines()[0]}") from error
     _check_values(built, section, source)
+    model: Any = built if schema is ModelConfig else getattr(built, "model", None)
+    _resolve_audio_encoder(model, source)
     return built
+
+
+def _resolve_audio_encoder(model: ModelConfig, source: str) -> None:
+    """Clear `beats_path` where `audio_encoder` is another, so that it alone says whether there is
+    a BEATs."""
+    if model.audio_encoder == "beats" and not model.beats_path:
+        raise UserError(
+            f"{source}: model.audio_encoder: beats needs model.beats_path, which is empty; give a "
+            "BEATs .pt file, or set model.audio_encoder: whisper_layers or none"
+        )
+    if model.audio_encoder in ("whisper_layers", "none"):
+        model.beats_path = ""
 
 
 def _known_content(

@@ -5,6 +5,7 @@ Keys are `section.option`. `config_file.py` applies these tables to every config
 
 # Options with a fixed set of values.
 CHOICES: dict[str, tuple[str, ...]] = {
+    "model.audio_encoder": ("beats", "whisper_layers", "none"),
     "model.quantization": ("none", "int8", "nf4"),
     "model.encoder_dtype": ("auto", "fp32", "fp16", "bf16", "int8"),
     "model.attn_implementation": ("auto", "sdpa", "eager", "flash_attention_2"),

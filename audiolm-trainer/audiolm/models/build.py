@@ -133,6 +133,11 @@ def resolve_adapter(model: ModelConfig) -> str:
     return "lora" if model.lora else "none"
 
 
+def mixes_layers(options: ModelConfig) -> bool:
+    """Whether the second stream is a learned mix of Whisper's layers."""
+    return options.audio_encoder == "whisper_layers"
+
+
 def read_audio_options(options: ModelConfig) -> AudioTokenOptions:
     """Which audio becomes tokens."""
     return AudioTokenOptions(
@@ -146,9 +151,8 @@ def read_audio_options(options: ModelConfig) -> AudioTokenOptions:
 def read_encoder_sizes(options: ModelConfig) -> EncoderSizes:
     """The encoders' sizes, from their configurations alone."""
     whisper = read_whisper_config(options.whisper_path, options.token)
-    return EncoderSizes.of(
-        whisper, read_beats_width(options.beats_path) if options.beats_path else 0
-    )
+    beats_width = read_beats_width(options.beats_path) if options.beats_path else 0
+    return EncoderSizes.of(whisper, beats_width, mixes_layers=mixes_layers(options))
 
 
 def build_encoders(

@@ -19,7 +19,9 @@ from torch import nn
 from audiolm.errors import UserError
 from audiolm.models.key_names import from_file_key, is_junk, to_file_key
 
-CONNECTOR = ("speech_Qformer.", "speech_query_tokens", "speech_llama_proj.", "ln_")
+CONNECTOR = (
+    "speech_Qformer.", "speech_query_tokens", "speech_layer_weights", "speech_llama_proj.", "ln_",
+)  # fmt: skip
 PRETRAINED = ("speech_encoder", "beats", "llama_model")  # parts with weights files of their own
 ADAPTER_MARKS = {"lora": ".lora_", "vblora": "vblora_", "hra": ".hra_"}
 
@@ -35,6 +37,7 @@ SIZES = (
     ("speech_query_tokens", 1, "Nq (model.num_speech_query_token)"),
     ("speech_query_tokens", 2, "model.qformer.hidden_size"),
     ("intermediate_query.dense.weight", 0, "model.qformer.intermediate_size"),
+    ("speech_layer_weights", 0, "hidden states of Whisper's layers (model.whisper_path)"),
     ("crossattention.self.key.weight", 1, "W (width of Whisper plus BEATs)"),
     ("speech_llama_proj.weight", 0, "H (width of the LLM, model.llama_path)"),
     (".lora_A.", 0, "model.lora_rank"),
@@ -230,6 +233,13 @@ def _explain(model: nn.Module, report: KeyReport) -> list[str]:
         hints.append(
             f"the file holds {offered} weights, the model has adapter {expected or 'none'}: "
             f"set model.adapter: {offered}"
+        )
+    if "speech_layer_weights" in report.unexpected:
+        hints.append("the file mixes Whisper's layers: set model.audio_encoder: whisper_layers")
+    if "speech_layer_weights" in report.missing:
+        hints.append(
+            "the model mixes Whisper's layers, the file does not: set model.audio_encoder: beats "
+            "or none, as it was trained"
         )
     for mark, dimension, meaning in SIZES:
         shapes = [shapes for key, shapes in report.misshaped.items() if mark in key]

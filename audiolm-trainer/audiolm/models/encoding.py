@@ -15,7 +15,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from audiolm.audio.features import kaldi_fbank
 from audiolm.errors import UserError
 from audiolm.models.beats import BEATs
-from audiolm.models.whisper import encode_padded, encode_trimmed
+from audiolm.models.whisper import collected_layers, encode_padded, encode_trimmed, mix_layers
 
 
 @dataclass(frozen=True)
@@ -23,23 +23,26 @@ class EncoderSizes:
     """What the rest of the model must know of its encoders, which may not be there."""
 
     speech_width: int  # C
-    audio_width: int  # D; 0: no BEATs
+    audio_width: int  # D of the second stream: BEATs, or Whisper's layers; 0: none
     num_mel_bins: int  # M
     max_frames: int  # T of 30 s
+    num_mixed: int = 0  # hidden states in the mix of Whisper's layers; 0: no mix
 
     @classmethod
-    def of(cls, whisper_config: Any, audio_width: int) -> "EncoderSizes":
+    def of(cls, whisper_config: Any, beats_width: int, *, mixes_layers: bool) -> "EncoderSizes":
         """From Whisper's configuration and the width of BEATs (0: none)."""
+        width = whisper_config.d_model
         return cls(
-            whisper_config.d_model,
-            audio_width,
+            width,
+            width if mixes_layers else beats_width,
             whisper_config.num_mel_bins,
             whisper_config.max_source_positions,
+            whisper_config.encoder_layers + 1 if mixes_layers else 0,
         )
 
     @property
     def frame_width(self) -> int:
-        """W, of Whisper's and BEATs' frames side by side."""
+        """W, of both streams' frames side by side."""
         return self.speech_width + self.audio_width
 
 
@@ -47,8 +50,8 @@ class EncoderSizes:
 class EncodedAudio:
     """Encoder outputs, before `ln_speech` and `ln_audio`.
 
-    `speech` is (B, T, C). With BEATs, `audio` is (B, P, D), of which the first `num_patches` (B,)
-    are each clip's own.
+    `speech` is (B, T, C). With a second stream, `audio` is (B, P, D), of which the first
+    `num_patches` (B,) are each clip's own. Of a mix of Whisper's layers P is T, D is C.
     """
 
     speech: torch.Tensor
@@ -75,6 +78,7 @@ def encode_audio(
     *,
     is_trimmed: bool,
     frozen: frozenset[str] = frozenset({"speech_encoder", "beats"}),
+    layer_weights: torch.Tensor | None = None,
 ) -> EncodedAudio:
     """Run both encoders. A clip's result does not depend on the others.
 
@@ -87,6 +91,7 @@ def encode_audio(
         num_frames: (B,) frames that Whisper encodes, when trimmed.
         is_trimmed: Whisper sees those frames only, not all 30 s.
         frozen: `speech_encoder`, `beats` where they are (see `as_frozen`).
+        layer_weights: (layers + 1,) for a mix of Whisper's layers as the second stream.
 
     Raises:
         UserError: the model was built without encoders.
@@ -113,6 +118,11 @@ def encode_audio(
         with as_frozen(device.type) if "beats" in frozen else contextlib.nullcontext():
             return beats(*kaldi_fbank(raw_wav, num_samples))
 
+    if layer_weights is not None:
+        with collected_layers(whisper) as states:
+            speech = run_whisper()
+        # Outside of what is frozen: the weights train.
+        return EncodedAudio(speech, mix_layers(states, layer_weights), num_frames)
     if beats is None:
         return EncodedAudio(run_whisper())
     speech, (audio, num_patches) = run_side_by_side(device, run_whisper, run_beats)

@@ -90,6 +90,8 @@ class SALMONN(nn.Module):
         self.speech_encoder: Any = speech_encoder  # a WhisperEncoder, where there is one
         self.ln_speech = nn.LayerNorm(encoder_sizes.speech_width)
         self.beats = beats
+        num_mixed = encoder_sizes.num_mixed  # equal shares at first
+        self.speech_layer_weights = nn.Parameter(torch.zeros(num_mixed)) if num_mixed else None
         audio_width = encoder_sizes.audio_width
         self.ln_audio = nn.LayerNorm(audio_width) if audio_width else None
         self.speech_Qformer = speech_Qformer
@@ -151,6 +153,7 @@ class SALMONN(nn.Module):
             plan.num_encoded,
             is_trimmed=self.audio_options.is_trimmed,
             frozen=self.frozen,
+            layer_weights=self.speech_layer_weights,
         )
         return self._embed_encoded(encoded, plan)
 

@@ -3,6 +3,10 @@
 Letters: B clips, M mel bins, T encoder frames (50 per second), C encoder width.
 """
 
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import WhisperConfig
@@ -85,6 +89,40 @@ def encode_trimmed(
         hidden = layer(hidden, mask)
     hidden = encoder.layer_norm(hidden)
     return hidden * is_real[:, :, None] if is_mixed else hidden
+
+
+@contextlib.contextmanager
+def collected_layers(encoder: WhisperEncoder) -> Iterator[list[torch.Tensor]]:
+    """A list that an encoding inside fills with hidden states (B, T, C): what enters the first
+    layer and what each layer gives, before the final layer norm."""
+    states: list[torch.Tensor] = []
+
+    def note_input(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        states.append(inputs[0])
+
+    def note_output(_: nn.Module, __: Any, output: torch.Tensor) -> None:
+        states.append(output)
+
+    handles = [encoder.layers[0].register_forward_pre_hook(note_input)]
+    handles += [layer.register_forward_hook(note_output) for layer in encoder.layers]
+    try:
+        yield states
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def mix_layers(states: Sequence[torch.Tensor], weights: torch.Tensor) -> torch.Tensor:
+    """Sum of hidden states, each (B, T, C), by the softmax of `weights` (layers + 1,), in float32.
+
+    Source: Yang et al. 2021, "SUPERB: Speech processing Universal PERformance Benchmark",
+    section 3: a frozen encoder's features are a learned weighted sum of all its hidden states.
+    """
+    shares = weights.float().softmax(0)
+    mixed = shares[0] * states[0].float()
+    for share, state in zip(shares[1:], states[1:], strict=True):
+        mixed = mixed + share * state.float()
+    return mixed
 
 
 def _key_mask(encoder: WhisperEncoder, is_real: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -99,6 +99,10 @@ def compute_encoders_at_work(shape: BatchShape, setting: Setting, dims: Dimensio
         layer = max(layer, 2 * frames * shape.num_frames * whisper.encoder_attention_heads * e)
     speech = max(conv, layer)
     why = f"Whisper: {frames:,} frames x (2 x {width} + 2 x {ffn}) x {e} bytes"
+    if dims.num_mixed:
+        states = dims.num_mixed * frames * width
+        speech += states * e
+        why += f", and {dims.num_mixed} hidden states"
     if dims.beats is None:
         return Amount("encoders at work", speech, why)
     beats = dims.beats
@@ -121,6 +125,8 @@ def compute_connector(shape: BatchShape, setting: Setting, dims: Dimensions) -> 
     saved = frames * dims.whisper.d_model * FLOAT_BYTES
     if dims.beats is not None:
         saved += patches * dims.beats.encoder_embed_dim * FLOAT_BYTES
+    if dims.num_mixed:  # every hidden state, for its weight's gradient, and their sum
+        saved += (dims.num_mixed + 1) * frames * dims.whisper.d_model * FLOAT_BYTES
     t = setting.trained_bytes
     window_numbers = shape.num_windows * shape.frames_per_window * dims.frame_width
     what = f"layer norms' inputs; {shape.num_windows} windows x {shape.frames_per_window} frames"

@@ -18,6 +18,7 @@ from audiolm.config import Config, ModelConfig
 from audiolm.config_file import flatten
 from audiolm.models.audio_tokens import check_mel_bins
 from audiolm.models.beats import BEATs
+from audiolm.models.build import mixes_layers
 from audiolm.models.checkpoint import load_checkpoints, load_projector
 from audiolm.models.device import choose_device
 from audiolm.models.llm import load_tokenizer
@@ -127,7 +128,9 @@ def check_encoder_dtype(config: Config) -> list[Finding]:
 def check_beats(model: ModelConfig) -> list[Finding]:
     """The BEATs file is read whole, and fits its own `cfg`."""
     if not model.beats_path:
-        return [note("BEATs", "model.beats_path is empty: Whisper alone hears the clips")]
+        if mixes_layers(model):
+            return [ok("BEATs", "model.audio_encoder: whisper_layers takes its place")]
+        return [note("BEATs", "no BEATs is configured: Whisper alone hears the clips")]
     if not Path(model.beats_path).is_file():
         return []  # said among the paths
     beats = BEATs.from_checkpoint(model.beats_path)

@@ -18,8 +18,9 @@ import torch
 from audiolm.config import Config
 from audiolm.errors import UserError
 from audiolm.models.audio_tokens import check_mel_bins
-from audiolm.models.build import read_audio_options, read_encoder_sizes
+from audiolm.models.build import mixes_layers, read_audio_options, read_encoder_sizes
 from audiolm.models.checkpoint import read_checkpoint
+from audiolm.models.encoding import EncoderSizes
 from audiolm.models.key_names import from_file_key, is_junk
 from audiolm.models.pretrained import find_weight_files
 from audiolm.training.data import build_augmenter, load_log_mel
@@ -42,6 +43,8 @@ def check_cache_options(config: Config) -> None:
                 f"datasets.feature_cache holds the outputs of frozen encoders, but model.{option} "
                 f"is false; set it to true, {off}"
             )
+    if mixes_layers(model):
+        check_storable(read_encoder_sizes(model))
     if build_augmenter(config.datasets.augment) is not None:
         raise UserError(
             "datasets.augment changes the audio each time, and datasets.feature_cache holds it as "
@@ -55,6 +58,18 @@ def check_cache_options(config: Config) -> None:
                 f"model.ckpt: {path} holds encoder weights of its own, which "
                 f"datasets.feature_cache does not read; use a checkpoint without, {off}"
             )
+
+
+def check_storable(sizes: EncoderSizes) -> None:
+    """Raise a `UserError` for a mix of Whisper's layers, whose weights train."""
+    if sizes.num_mixed:
+        num_bytes = 4 * sizes.num_mixed * sizes.max_frames * sizes.speech_width
+        raise UserError(
+            "datasets.feature_cache cannot serve model.audio_encoder: whisper_layers: its weights "
+            f"train, so that all {sizes.num_mixed} hidden states of Whisper would be stored, "
+            f"{num_bytes / 1e6:.0f} MB in float32 for 30 s of audio; use beats or none, or leave "
+            "datasets.feature_cache empty"
+        )
 
 
 def open_cache_folder(config: Config, dtype: torch.dtype) -> Path:

@@ -260,7 +260,8 @@ def _possible_steps() -> list[tuple[str, Callable[[Setting], Setting]]]:
         return replace(s, quantization="nf4") if can else s
 
     def cached(s: Setting) -> Setting:
-        return replace(s, has_feature_cache=True) if {"whisper", "beats"} <= s.frozen else s
+        can = {"whisper", "beats"} <= s.frozen and not s.mixes_layers
+        return replace(s, has_feature_cache=True) if can else s
 
     def checkpointed(s: Setting) -> Setting:
         return replace(s, checkpointing="all")

@@ -22,7 +22,7 @@ from audiolm.errors import UserError
 from audiolm.json_file import load_json
 from audiolm.models.beats import BEATs, BeatsConfig
 from audiolm.models.beats_file import load_beats_file
-from audiolm.models.build import adapt_llm, assemble_salmonn
+from audiolm.models.build import adapt_llm, assemble_salmonn, mixes_layers
 from audiolm.models.encoding import EncoderSizes
 from audiolm.models.llm import load_tokenizer
 from audiolm.models.pretrained import explained_errors
@@ -173,7 +173,11 @@ def build_meta_model(
                 llm.resize_token_embeddings(sources.num_tokens, mean_resizing=False)
             llm = adapt_llm(options, llm.requires_grad_(False))
         width = sources.llm.get_text_config().hidden_size
-        encoder_sizes = EncoderSizes.of(sources.whisper, beats.embed_dim if beats else 0)
+        encoder_sizes = EncoderSizes.of(
+            sources.whisper,
+            beats.embed_dim if beats else 0,
+            mixes_layers=mixes_layers(options),
+        )
         return assemble_salmonn(
             options, whisper, beats, encoder_sizes, llm, sources.tokenizer, width
         )

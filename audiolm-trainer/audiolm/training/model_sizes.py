@@ -20,7 +20,7 @@ from audiolm.models.salmonn import SALMONN
 PARTS: dict[str, tuple[str, ...]] = {  # name -> how its parameters begin
     "Whisper": ("speech_encoder.",),
     "BEATs": ("beats.",),
-    "Q-Former": ("speech_Qformer.", "speech_query_tokens", "ln_"),
+    "Q-Former": ("speech_Qformer.", "speech_query_tokens", "speech_layer_weights", "ln_"),
     "projector": ("speech_llama_proj.",),
     "LLM": ("llama_model.",),
     "adapter": (),  # the LLM's parameters with one of `ADAPTER_MARKS` in their names
@@ -77,10 +77,8 @@ class Dimensions:
     adapter_rank: int
     largest_llm_matrix: int  # elements
     largest_trained: int  # elements of one tensor
-
-    @property
-    def frame_width(self) -> int:
-        return self.whisper.d_model + (self.beats.encoder_embed_dim if self.beats else 0)
+    frame_width: int  # of both streams side by side
+    num_mixed: int  # hidden states of Whisper in the second stream; 0: no mix
 
     @property
     def head_dim(self) -> int:
@@ -254,6 +252,8 @@ def read_dimensions(model: SALMONN, llm_config: Any) -> Dimensions:
         adapter_rank=max((config.r for config in peft_configs.values()), default=0),
         largest_llm_matrix=max(matrices, default=0),
         largest_trained=max(trained, default=0),
+        frame_width=model.encoder_sizes.frame_width,
+        num_mixed=model.encoder_sizes.num_mixed,
     )
 
 

@@ -10,6 +10,7 @@ import torch
 from audiolm.config import Config
 from audiolm.models.device import choose_device
 from audiolm.models.quantisation import choose_encoder_dtype
+from audiolm.training.feature_key import check_storable
 from audiolm.training.model_shapes import build_meta_model, find_model_sources
 from audiolm.training.model_sizes import ModelSizes
 from audiolm.training.plan_check import OpenMeter, format_check, measure_steps, run_measuring
@@ -34,6 +35,8 @@ def plan_run(config: Config, shipped_dir: Path, *, is_gpu: bool) -> PlannedRun:
     place = "cuda" if is_gpu else "cpu"
     encoder_dtype = choose_encoder_dtype(config.model, dtype, place)
     model = build_meta_model(config.model, sources, dtype, encoder_dtype)
+    if setting.has_feature_cache:
+        check_storable(model.encoder_sizes)
     counter = TokenCounter(sources.tokenizer)
     typical, longest = read_workloads(config, counter)
     notes = list(sources.notes)

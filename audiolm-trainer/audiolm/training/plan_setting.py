@@ -19,6 +19,7 @@ from audiolm.models.audio_tokens import AudioTokenOptions
 from audiolm.models.build import (
     ENCODERS_CHECKPOINTED,
     LLM_CHECKPOINTED,
+    mixes_layers,
     read_audio_options,
     resolve_adapter,
 )
@@ -59,6 +60,7 @@ class Setting:
     qformer_dropout: bool
     frozen: frozenset[str]  # of whisper, beats, qformer, llm
     has_llm: bool = True
+    mixes_layers: bool = False  # of Whisper, with weights that train: nothing to cache
 
     @property
     def trained_bytes(self) -> int:
@@ -127,6 +129,7 @@ def read_setting(config: Config, *, is_gpu: bool) -> Setting:
         qformer_dropout=model.qformer.dropout > 0 and not model.freeze_speech_QFormer,
         frozen=frozenset(name for name, is_frozen in frozen.items() if is_frozen),
         has_llm=not model.only_preprocessor,
+        mixes_layers=mixes_layers(model),
         **_read_decoding(config.generate),
     )
 
