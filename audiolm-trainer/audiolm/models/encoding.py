@@ -58,6 +58,13 @@ class EncodedAudio:
     audio: torch.Tensor | None = None
     num_patches: torch.Tensor | None = None
 
+    @property
+    def second_stream(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """`audio` and `num_patches` of a model that has a second stream."""
+        assert self.audio is not None
+        assert self.num_patches is not None
+        return self.audio, self.num_patches
+
 
 def read_encoded(samples: Mapping[str, Any]) -> EncodedAudio | None:
     """The stored outputs that a batch carries instead of audio, if it does."""

@@ -21,6 +21,7 @@ from transformers import (
 
 from audiolm.errors import UserError
 from audiolm.models.activation_checkpointing import set_layers_training
+from audiolm.models.adapter_targets import check_targets, list_targets
 from audiolm.models.pretrained import explained_errors, load_pretrained
 from audiolm.models.quantisation import build_llm_quantisation
 
@@ -130,6 +131,9 @@ def attach_adapter(
 
     config_class, defaults = _adapter_defaults(adapter, rank, alpha, dropout)
     arguments = {"task_type": "CAUSAL_LM", **defaults, **(options or {})}
+    check_targets(
+        llm, arguments.get("target_modules"), are_defaults=not (options or {}).get("target_modules")
+    )
     try:
         with warnings.catch_warnings():
             # peft asks for it under its old name.
@@ -137,6 +141,8 @@ def attach_adapter(
             model = peft.get_peft_model(llm, config_class(**arguments))
     except (TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
+        if "arget modules" in reason:
+            reason += f"; {list_targets(llm)}"
         raise UserError(f"model.adapter {adapter}, adapter_options {options}: {reason}") from error
     for parameter in model.parameters():
         if parameter.requires_grad:

@@ -37,6 +37,7 @@ from audiolm.models.encoding import EncodedAudio, EncoderSizes, encode_audio, re
 from audiolm.models.llm import set_adapter_training
 from audiolm.models.qformer import pad_windows
 from audiolm.models.splice import LlmInputs, splice, tokenize_answer
+from audiolm.models.whisper import build_layer_weights
 from audiolm.prompts import PromptBook, draw_prompts
 
 
@@ -90,8 +91,7 @@ class SALMONN(nn.Module):
         self.speech_encoder: Any = speech_encoder  # a WhisperEncoder, where there is one
         self.ln_speech = nn.LayerNorm(encoder_sizes.speech_width)
         self.beats = beats
-        num_mixed = encoder_sizes.num_mixed  # equal shares at first
-        self.speech_layer_weights = nn.Parameter(torch.zeros(num_mixed)) if num_mixed else None
+        self.speech_layer_weights = build_layer_weights(encoder_sizes.num_mixed)
         audio_width = encoder_sizes.audio_width
         self.ln_audio = nn.LayerNorm(audio_width) if audio_width else None
         self.speech_Qformer = speech_Qformer
@@ -164,9 +164,7 @@ class SALMONN(nn.Module):
         length = int(plan.num_used.max())
         frames = normalise(self.ln_speech, encoded.speech, plan.num_encoded, length)
         if self.ln_audio is not None:
-            assert encoded.audio is not None
-            assert encoded.num_patches is not None
-            audio = normalise(self.ln_audio, encoded.audio, encoded.num_patches, length)
+            audio = normalise(self.ln_audio, *encoded.second_stream, length)
             frames = torch.cat([frames, audio], dim=-1)  # (B, T, W)
         options, queries = self.audio_options, self.speech_query_tokens
         tokens = make_tokens(self.speech_Qformer, queries, frames, plan, options)

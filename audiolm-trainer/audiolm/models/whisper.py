@@ -112,6 +112,11 @@ def collected_layers(encoder: WhisperEncoder) -> Iterator[list[torch.Tensor]]:
             handle.remove()
 
 
+def build_layer_weights(num_states: int) -> nn.Parameter | None:
+    """Weights of a mix of so many hidden states, equal at first; None for none."""
+    return nn.Parameter(torch.zeros(num_states)) if num_states else None
+
+
 def mix_layers(states: Sequence[torch.Tensor], weights: torch.Tensor) -> torch.Tensor:
     """Sum of hidden states, each (B, T, C), by the softmax of `weights` (layers + 1,), in float32.
 
