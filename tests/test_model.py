@@ -232,7 +232,7 @@ def test_adapter_options_reach_peft(dev: Golden) -> None:
     ],
 )
 def test_wrong_adapter_options(options: dict[str, Any], message: str, dev: Golden) -> None:
-    with pytest.raises(UserError, match=f"adapter_options .*{message}"):
+    with pytest.raises(UserError, match=f"adapter_options.*{message}"):
         dev.build_model(ckpt="", adapter_options=options)
 
 
