@@ -18,6 +18,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 
 from audiolm.errors import UserError
+from audiolm.evaluation.transcripts import measure_phones, measure_transcripts
 from audiolm.training.report import samples as samples_module
 from audiolm.training.report import write_report
 from audiolm.training.report.axes import (
@@ -29,6 +30,7 @@ from audiolm.training.report.axes import (
     format_number,
 )
 from audiolm.training.report.charts import MAX_POINTS, Chart, Series, build_line, draw_chart
+from audiolm.training.report.curves import LOWER_IS_BETTER, SCORES
 from audiolm.training.report.history import read_history
 from audiolm.training.report.page import format_duration
 from audiolm.training.report.samples import MAX_CLIPS
@@ -188,6 +190,12 @@ def test_page_tells_state_bests_and_tables(full_run: Path) -> None:
     assert "7\nbroken.wav\nno such file\n" in text
     assert "exp_name: my_run" in text
     assert "n = 64 clips" in text
+
+
+@pytest.mark.parametrize("measure", [measure_transcripts, measure_phones])
+def test_every_error_rate_is_better_when_lower(measure: Any) -> None:
+    """Each number of transcripts, as the training log has them."""
+    assert set(measure(["a b"], ["a c"])) <= set(LOWER_IS_BETTER) <= set(SCORES)
 
 
 def test_running_and_stopped_runs_say_so(tmp_path: Path) -> None:

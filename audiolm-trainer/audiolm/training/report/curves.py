@@ -13,11 +13,17 @@ from audiolm.training.report.history import Record, RunHistory, find_number, is_
 # Scores of the log by name: title, unit, what their value is multiplied by.
 SCORES = {
     "wer": ("WER", "%", 100.0),
+    "wer_open_asr": ("WER (open_asr)", "%", 100.0),
     "cer": ("CER", "%", 100.0),
+    "phone_error_rate": ("phone error rate", "%", 100.0),
+    "sentence_error_rate": ("sentence error rate", "%", 100.0),
+    "empty_share": ("empty answers", "%", 100.0),
     "cider_d": ("CIDEr-D", "0 to 10", 1.0),
     "spider": ("SPIDEr", "score", 1.0),
 }
-LOWER_IS_BETTER = ("wer", "cer")
+LOWER_IS_BETTER = (
+    "wer", "wer_open_asr", "cer", "phone_error_rate", "sentence_error_rate", "empty_share",
+)  # fmt: skip
 
 # Numbers of the train lines: key, title, unit, what they are multiplied by, axis from zero.
 QUANTITIES = (
