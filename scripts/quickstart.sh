@@ -71,14 +71,6 @@ for mode in valid_asr valid_aac; do
         --options model.ckpt="$checkpoint"
 done
 
-"$VENV_PYTHON" - demo/corpus/test_aac.json <<'PYTHON'
-import json, sys
-from audiolm.evaluation.aac import compute_best_constant_caption
-references = [row["text"] for row in json.load(open(sys.argv[1]))["annotation"]]
-caption, score = compute_best_constant_caption(references, [t for texts in references for t in texts])
-print(f"for comparison, the best caption that never listens: '{caption}' for every clip, CIDEr-D: {score:.4f}")
-PYTHON
-
 announce "6/7 speed and memory"
 "$VENV_PYTHON" evaluate_efficiency_salmonn.py --cfg-path configs/nano_eval.yaml \
     --num_it 30 --num_warmup 5 --options model.ckpt="$checkpoint"

@@ -237,9 +237,11 @@ def test_java_free_metrics_need_nothing(empty_machine):
 
 @pytest.mark.parametrize("version", ["9.0.4", "11.0.6", "13.0.2"])
 def test_spider_is_the_mean_of_cider_d_and_spice(empty_machine, version):
-    # the stand-in finds SPICE's output path among its arguments and scores 0.25 and 0.75
+    # the stand-in keeps what it is given, finds the output path there and scores 0.25 and 0.75
     scores = [{"image_id": i, "scores": {"All": {"f": f}}} for i, f in enumerate((0.25, 0.75))]
     body = (
+        f'printf "%s\\n" "$@" > {empty_machine}/arguments\n'
+        f'cp "$4" {empty_machine}/inputs.json\n'
         'while [ $# -gt 1 ]; do [ "$1" = "-out" ] && out="$2"; shift; done\n'
         f"echo '{json.dumps(scores)}' > \"$out\""
     )
@@ -251,6 +253,16 @@ def test_spider_is_the_mean_of_cider_d_and_spice(empty_machine, version):
     assert result["spice"] == 0.5
     assert result["cider_d"] == compute_caption_scores(hypotheses, references)["cider_d"]
     assert result["spider"] == pytest.approx((result["cider_d"] + 0.5) / 2, abs=1e-12)
+    arguments = (empty_machine / "arguments").read_text().splitlines()
+    assert arguments[0] == "-jar"
+    assert arguments[2].endswith("aac-metrics/spice/spice-1.0.jar")
+    assert [name for name in arguments if name in ("-cache", "-out", "-subset")] == [
+        "-cache", "-out", "-subset",
+    ]  # fmt: skip
+    assert json.loads((empty_machine / "inputs.json").read_text()) == [
+        {"image_id": 0, "test": "a dog barks", "refs": ["a dog barks now"]},
+        {"image_id": 1, "test": "rain falls", "refs": ["rain falls"]},
+    ]
 
 
 def test_a_program_that_fails_is_a_user_error(empty_machine):

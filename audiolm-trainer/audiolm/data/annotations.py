@@ -83,11 +83,11 @@ def check_clips(
     for clip in clips:
         place = f"annotation[{clip.index}]"
         if require_text and not clip.texts:
-            problems.add(f'{place}: "text" is missing; it is needed to train and to score')
+            problems.add(f'{place}: "text" is missing; add it: training and scores need it')
         if not require_testset_id:
             continue
         if not clip.testset_id:
-            problems.add(f'{place}: "testset_id" is missing; a submission needs one per entry')
+            problems.add(f'{place}: "testset_id" is missing; add one, such as "test0000"')
         elif (first := first_use.setdefault(clip.testset_id, clip.index)) != clip.index:
             problems.add(
                 f'{place}: "testset_id" {clip.testset_id!r} is used before, in annotation[{first}];'
