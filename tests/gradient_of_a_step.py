@@ -7,6 +7,7 @@ import sys
 
 import torch
 import train as train_script
+from torch.distributed.tensor import DTensor
 
 from audiolm.config_file import load_config
 from audiolm.training.setup import set_up_run
@@ -20,5 +21,12 @@ train_script.train_step(run, micro_batches)
 if run.accelerator.is_main_process:
     named = run.model.named_parameters()
     gradients = {name: p.grad for name, p in named if p.grad is not None}
-    torch.save({"gradients": gradients, "norm": run.meter.grad_norm}, path)
+    pieces = [p for p in run.model.llm.parameters() if isinstance(p, DTensor)]
+    content = {
+        "gradients": gradients,
+        "norm": run.meter.grad_norm,
+        "num_sharded": sum(piece.numel() for piece in pieces),
+        "num_held": sum(piece.to_local().numel() for piece in pieces),
+    }
+    torch.save(content, path)
 run.accelerator.end_training()

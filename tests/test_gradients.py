@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,10 +16,16 @@ WORDS = "one two three four five six seven eight nine".split()
 EXACT = ("model.qformer.dropout=0", "run.optims.max_grad_norm=0", f"datasets.prefix={DEV}/audio")
 
 
-def gradients(
-    tmp_path: Path, num_processes: int, batch_size: int, accumulation: int, num_clips: int = 8
-) -> dict[str, torch.Tensor]:
-    """Gradients by parameter of the step over `num_clips` clips of unequal length and text."""
+def take_step(
+    tmp_path: Path,
+    num_processes: int,
+    batch_size: int,
+    accumulation: int,
+    *options: str,
+    num_clips: int = 8,
+) -> dict[str, Any]:
+    """What `gradient_of_a_step.py` saves of the step over `num_clips` clips of unequal length and
+    text."""
     rows = json.loads((DEV / "annotation_asr.json").read_text())["annotation"]
     clips = [
         {**rows[number % len(rows)], "text": " ".join(WORDS[: 1 + number])}
@@ -32,21 +39,24 @@ def gradients(
         f"datasets.train_ann_path={annotation}",
         f"run.batch_size_train={batch_size}",
         f"run.accum_grad_iters={accumulation}",
+        *options,
     )
     launcher = [sys.executable] if num_processes == 1 else torchrun(num_processes)
     result = subprocess.run(
         [*launcher, str(PROGRAM), str(out), *arguments(tmp_path, *changes)],
         capture_output=True,
         text=True,
-        env={
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(ROOT / "audiolm-trainer"),
-        },
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "audiolm-trainer")},
+        timeout=500,  # processes that wait for each other would do so for ever
         check=False,
     )
     assert result.returncode == 0, result.stderr[-3000:]
-    return torch.load(out, weights_only=True)["gradients"]
+    return torch.load(out, weights_only=True)
+
+
+def gradients(*arguments: Any, num_clips: int = 8) -> dict[str, torch.Tensor]:
+    """Gradients by parameter; the arguments are those of `take_step`."""
+    return take_step(*arguments, num_clips=num_clips)["gradients"]
 
 
 @pytest.fixture(scope="module")

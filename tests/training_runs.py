@@ -49,6 +49,7 @@ def run_train(launcher: Sequence[str], tmp_path: Path, *changes: str, **env: str
         text=True,
         env={name: value for name, value in variables.items() if value},
         cwd=tmp_path,
+        timeout=500,  # processes that wait for each other would do so for ever
         check=False,
     )
     assert result.returncode == 0, result.stderr[-2000:]

@@ -144,6 +144,7 @@ class RunConfig:
     amp: bool = True  # SALMONN's switch: False casts nothing under `precision: auto`
     epoch_based: bool = False  # True: an epoch is one pass; False: `iters_per_epoch` batches
     iters_per_epoch: int = 3000  # micro-batches per process
+    fsdp: bool = False  # split the frozen LLM's layers over the processes of torchrun
     accum_grad_iters: int = 1  # micro-batches per optimiser step
     batch_size_train: int = 8  # clips per process and micro-batch
     batch_seconds: float = 0.0  # most padded audio per process and micro-batch; 0: any amount

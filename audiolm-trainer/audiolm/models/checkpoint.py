@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from audiolm.errors import UserError
 from audiolm.models.key_names import from_file_key, is_junk, to_file_key
@@ -218,8 +219,9 @@ def _load_state(model: nn.Module, state: Mapping[str, Any], report: KeyReport) -
         elif target.shape != value.shape:
             report.misshaped[key] = tuple(value.shape), tuple(target.shape)
         else:
-            with torch.no_grad():
-                target.copy_(value)
+            if not isinstance(target, DTensor):  # a sharded one is frozen, and was loaded before
+                with torch.no_grad():
+                    target.copy_(value)
             report.loaded.append(unique.get(id(target), name))
 
 

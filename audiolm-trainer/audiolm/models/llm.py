@@ -258,8 +258,11 @@ class CausalStep:
 
     @staticmethod
     def fits(llm: Any) -> bool:
-        """Whether the LLM takes positions, a cache, and how many logits to compute."""
+        """Whether the LLM takes positions, a cache, and how many logits to compute; not of one in
+        pieces over several processes, which must decode in step (transformers' loop does)."""
         llm = base_llm(llm)
+        if getattr(llm, "_is_fsdp_managed_module", False):
+            return False
         parameters = inspect.signature(llm.forward).parameters
         needed = ("inputs_embeds", "position_ids", "logits_to_keep", _find_cache_name(llm))
         return all(name in parameters for name in needed)

@@ -35,6 +35,13 @@ def sum_everywhere(accelerator: Accelerator, values: Sequence[float]) -> list[fl
     return accelerator.reduce(sums, reduction="sum").tolist()  # type: ignore[union-attr]
 
 
+def find_largest_anywhere(accelerator: Accelerator, count: int) -> int:
+    """The largest of the processes' counts."""
+    counts = accelerator.gather(torch.tensor([count], device=accelerator.device))
+    assert isinstance(counts, torch.Tensor)
+    return int(counts.max())
+
+
 def tell_everyone(value: Any) -> Any:
     """The main process's value, on every process."""
     return broadcast_object_list([value])[0]

@@ -4,18 +4,33 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from audiolm.errors import UserError
 from audiolm.models.device import move_to
 from audiolm.training.bad_luck import find_culprits, is_out_of_memory
-from audiolm.training.engine import share_gradients
+from audiolm.training.engine import find_largest_anywhere, share_gradients
 from audiolm.training.optimiser import clip_gradients
 from audiolm.training.run import Run
+
+OUT_OF_MEMORY_IN_SHARDS = (
+    "out of memory in a step; with run.fsdp: true no process can take it again alone. Lower "
+    "run.batch_size_train (and raise run.accum_grad_iters), or set model.gradient_checkpointing: "
+    "all; --resume auto goes on from the last save"
+)
 
 
 def accumulate_gradients(
     run: Run, batches: Sequence[dict[str, Any]], num_tokens: float
 ) -> list[dict[str, Any]] | None:
-    """Add up this process's gradients; the model's outputs, or None when memory ran out."""
-    outputs = []
+    """Add up this process's gradients; the model's outputs, or None when memory ran out.
+
+    Where the LLM is sharded, every process takes part in as many passes as the busiest one has.
+
+    Raises:
+        UserError: memory ran out in the middle of layers that other processes wait for.
+    """
+    outputs, num_passes = [], len(batches)
+    if run.sharded is not None:
+        num_passes = find_largest_anywhere(run.accelerator, num_passes)
     try:
         for samples in batches:
             with run.precision.autocast():
@@ -26,7 +41,13 @@ def accumulate_gradients(
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
+        if run.sharded is not None:
+            raise UserError(OUT_OF_MEMORY_IN_SHARDS) from error
         return None
+    if run.sharded is not None:
+        for _ in range(num_passes - len(batches)):
+            with run.precision.autocast():
+                run.sharded.join_pass(has_backward=True)
     return outputs
 
 

@@ -27,6 +27,7 @@ from audiolm.training.resume import ResumePoint, check_same_run, find_resume_poi
 from audiolm.training.run import Run
 from audiolm.training.saving import Position, restore_random_states
 from audiolm.training.selection import check_metric
+from audiolm.training.sharding import check_sharding, shard_llm
 from audiolm.training.tracking import open_run
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ def set_up_run(
     options = config.run
     check_metric(options.best_metric, options.eval_clips)
     accelerator = build_accelerator(options)
+    check_sharding(config, accelerator.num_processes)
     precision = choose_precision(options, accelerator.device)
     stop = StopRequest(options.max_time_minutes)
     point = _agree_on_resume_point(accelerator, config, resume, resume_anyway)
@@ -65,6 +67,7 @@ def set_up_run(
     # 4. Model
     data = [part for part in (train_data, valid_data, scored_data) if part is not None]
     model = _build_model(config, accelerator, precision.frozen_dtype, point, data, report)
+    sharded = shard_llm(model, accelerator) if options.fsdp else None
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     share_weights(accelerator, trained)
 
@@ -87,7 +90,7 @@ def set_up_run(
     return Run(
         config, accelerator, precision, plan, train_data, valid_data, scored_data, model, trained,
         optimiser, tell_everyone(folder), log, stop, position,
-        SkippedSteps(options.max_skipped_steps, state.get("skipped_in_row", 0)),
+        SkippedSteps(options.max_skipped_steps, state.get("skipped_in_row", 0)), sharded,
         validations=list(state.get("validations", [])), meter=meter,
     )  # fmt: skip
 
@@ -143,9 +146,8 @@ def _build_model(
         raise UserError("model.merge_adapter: true leaves no adapter to train; set it to false")
     if point is not None:
         options = replace(options, ckpt=point.checkpoints_after(options.ckpt))
-    model = SALMONN.from_config(
-        options, device=accelerator.device, dtype=dtype, has_encoders=features is None
-    )
+    device = torch.device("cpu") if config.run.fsdp else accelerator.device  # split first, then
+    model = SALMONN.from_config(options, device=device, dtype=dtype, has_encoders=features is None)
     for part in data:
         part.use_features(features)
         check_data(model, part)

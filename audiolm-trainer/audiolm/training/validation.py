@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from audiolm.training.progress import count_answers, summarise_answers
 from audiolm.training.run import Run
 from audiolm.training.samples import write_samples
 from audiolm.training.selection import AVERAGE_NAME, average_best
+from audiolm.training.sharding import Rounds, ShardedLayers
 
 
 class Stopped(Exception):
@@ -32,10 +34,11 @@ def validate(run: Run, score_answers: Callable[..., dict[str, Any]]) -> dict[str
     Raises:
         Stopped: on every process, when one was asked to stop.
     """
-    record = measure_loss(run.model, run.valid_data, run.accelerator, run.precision, run.stop)
+    model, accelerator, sharded = run.model, run.accelerator, run.sharded
+    record = measure_loss(model, run.valid_data, accelerator, run.precision, run.stop, sharded)
     if run.scored_data is not None:
         data, generation = run.scored_data, run.config.generate
-        answers = generate_answers(run.model, data, generation, run.accelerator, run.stop)
+        answers = generate_answers(model, data, generation, accelerator, run.stop, sharded)
         record["scores"] = score_tasks(answers, score_answers)
         run.write(lambda: write_samples(run.folder, answers, data, run.position.step))
     return record
@@ -57,6 +60,7 @@ def measure_loss(
     accelerator: Accelerator,
     precision: Precision,
     stop: StopRequest,
+    sharded: ShardedLayers | None = None,
 ) -> dict[str, Any]:
     """Loss in nats per answer token, token accuracy and counts, with each task's first prompt.
 
@@ -70,23 +74,22 @@ def measure_loss(
     model.eval()
     by_task: dict[str, list[float]] = {}
     num_clips = dict.fromkeys(tasks, 0)
-    is_stopped = False
-    for samples in data.one_pass(0):
-        if is_stopped := bool(stop.reason):
-            break
-        if samples["text"]:
-            with precision.autocast():
-                output = model(
-                    move_to(samples, accelerator.device),
-                    verbose=True,
-                    prompts=first_prompts(model, samples),
-                )
-            count_answers(by_task, samples["task"], output)
-            for task in samples["task"]:
-                num_clips[task] += 1
+
+    join = partial(sharded.join_pass, has_backward=False) if sharded is not None else None
+    rounds = Rounds(data.one_pass(0), accelerator, stop, join)
+    for samples in rounds:
+        with precision.autocast():
+            output = model(
+                move_to(samples, accelerator.device),
+                verbose=True,
+                prompts=first_prompts(model, samples),
+            )
+        count_answers(by_task, samples["task"], output)
+        for task in samples["task"]:
+            num_clips[task] += 1
     model.train(was_training)
     numbers = [x for task in tasks for x in (*by_task.get(task, (0.0, 0.0, 0.0)), num_clips[task])]
-    *numbers, num_stopped = sum_everywhere(accelerator, [*numbers, is_stopped])
+    *numbers, num_stopped = sum_everywhere(accelerator, [*numbers, rounds.is_stopped])
     if num_stopped:
         raise Stopped
     sums = {task: numbers[4 * i : 4 * i + 4] for i, task in enumerate(tasks)}
@@ -108,6 +111,7 @@ def generate_answers(
     generate_config: Any,
     accelerator: Accelerator,
     stop: StopRequest,
+    sharded: ShardedLayers | None = None,
 ) -> list[dict[str, Any]]:
     """Answers of all processes, in the annotation's order, on every process.
 
@@ -119,12 +123,9 @@ def generate_answers(
     was_training = model.training
     model.eval()
     answers = []
-    is_stopped = False
-    for samples in data.one_pass(0):
-        if is_stopped := bool(stop.reason):
-            break
-        if not samples["id"]:
-            continue
+    join = partial(sharded.join_answer, model, generate_config) if sharded is not None else None
+    rounds = Rounds(data.one_pass(0), accelerator, stop, join)
+    for samples in rounds:
         prompts = first_prompts(model, samples)
         texts = model.generate(move_to(samples, accelerator.device), generate_config, prompts)
         for row, text in enumerate(texts):
@@ -136,7 +137,7 @@ def generate_answers(
                 }
             )
     model.train(was_training)
-    if sum_everywhere(accelerator, [is_stopped])[0]:
+    if sum_everywhere(accelerator, [rounds.is_stopped])[0]:
         raise Stopped
     return sorted(gather_everywhere(answers), key=lambda answer: answer["index"])
 
