@@ -24,6 +24,7 @@ from audiolm.training.progress import Meter, describe_progress, summarise
 from audiolm.training.report import write_report
 from audiolm.training.saving import Position, describe_failure, read_random_states, write_state
 from audiolm.training.selection import count_without_progress
+from audiolm.training.teacher import Teacher
 from audiolm.training.tracking import RunLog
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class Run:
     stop: StopRequest
     position: Position
     skipped_steps: SkippedSteps
+    teacher: Teacher | None = None  # of a student, see run.distil
     validations: list[dict[str, Any]] = field(default_factory=list)
     meter: Meter = field(default_factory=Meter)
     stop_reason: str = ""  # on all processes alike, once they have agreed
@@ -123,6 +125,8 @@ class Run:
             "grad_norm": self.meter.grad_norm,
             **summarise(totals, tasks, num_processes),
         }
+        if self.teacher is None:
+            del values["distil_loss"]
         if self.log is not None:
             self.log.write("train", step, values)
         self.meter = Meter()
