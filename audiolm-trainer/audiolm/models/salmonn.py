@@ -254,7 +254,7 @@ class SALMONN(nn.Module):
 
 
 def draw_training_prompts(model: SALMONN, samples: Mapping[str, Any]) -> list[str]:
-    """Templated training prompts of a batch, by the model's options (see `prompts.draw_prompts`)."""
+    """Templated training prompts of a batch, as the model's options say."""
     options = model.text_options
     return draw_prompts(
         model.prompts,

@@ -212,12 +212,17 @@ def read_teacher(config: Config) -> ModelConfig:
             "cache empty"
         )
     model = load_config(options.teacher, (), REQUIRED_PATHS).model
-    if model.only_preprocessor or not model.ckpt:
-        lack = "model.only_preprocessor" if model.only_preprocessor else "no model.ckpt"
-        raise UserError(
-            f"run.distil.teacher: {options.teacher} has {lack}; a teacher needs an LLM and the "
-            "trained weights of its Q-Former and projector"
-        )
+    lacks = {
+        "model.only_preprocessor: true": model.only_preprocessor,
+        "model.objective: ctc": model.objective == "ctc",
+        "no model.ckpt": not model.ckpt,
+    }
+    for lack, is_so in lacks.items():
+        if is_so:
+            raise UserError(
+                f"run.distil.teacher: {options.teacher} has {lack}; a teacher needs an LLM that "
+                "answers and the trained weights of its Q-Former and projector"
+            )
     return replace(
         model,
         token=model.token or config.model.token,
