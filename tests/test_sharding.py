@@ -114,5 +114,6 @@ def test_what_cannot_be_sharded_is_refused() -> None:
     assert "there is one; launch with torchrun" in refuse(num_processes=1)
     assert "model.quantization: nf4" in refuse("model.quantization=nf4")
     assert "model.quantization: nf4" in refuse("model.low_resource=true")
+    assert "model.objective: ctc" in refuse("model.objective=ctc")
     assert "model.freeze_llm: false" in refuse("model.freeze_llm=false")
     check_sharding(load_config(str(DEV / "config_lora.yaml"), ["run.fsdp=true"]), 2)

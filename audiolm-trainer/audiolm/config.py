@@ -132,6 +132,17 @@ class OptimsConfig:
 
 
 @dataclass
+class DistilConfig:
+    """A larger model that the trained one learns from, besides the answers themselves."""
+
+    teacher: str = ""  # YAML file whose `model` section is the teacher, `ckpt` included; empty: off
+    weight: float = 0.5  # of the divergence from the teacher; 1 - weight is the answers'
+    temperature: float = 1.0  # softens both sides' probabilities
+    top_k: int = 0  # teacher's likeliest tokens, compared along with the rest as one; 0: all tokens
+    cache: str = ""  # folder for what the teacher says of each clip, computed once; needs top_k
+
+
+@dataclass
 class RunConfig:
     """One training or evaluation run."""
 
@@ -164,6 +175,7 @@ class RunConfig:
     max_skipped_steps: int = 10  # more in a row (non-finite loss, out of memory) stop the run
     loggers: list[str] = field(default_factory=list)  # any of tensorboard, wandb
     optims: OptimsConfig = field(default_factory=OptimsConfig)
+    distil: DistilConfig = field(default_factory=DistilConfig)
 
 
 @dataclass

@@ -57,6 +57,9 @@ MINIMUMS: dict[str, float] = {
     "run.optims.warmup_steps": 0,
     "run.optims.connector_lr_scale": 0,
     "run.optims.max_grad_norm": 0,
+    "run.distil.weight": 0,
+    "run.distil.temperature": 0.1,
+    "run.distil.top_k": 0,
     "generate.max_new_tokens": 1,
     "generate.num_beams": 1,
 }
@@ -68,6 +71,7 @@ MAXIMUMS: dict[str, float] = {
     "model.qformer.dropout": 1,
     "datasets.augment.noise_share": 1,
     "datasets.augment.specaugment.max_mask_share": 1,
+    "run.distil.weight": 1,
 }
 
 # Options that are empty or [lowest, highest], and what both may be.
@@ -94,12 +98,14 @@ INPUT_PATHS: tuple[str, ...] = (
     "datasets.test_ann_path_aac",
     "datasets.whisper_path",
     "datasets.augment.noise_dir",
+    "run.distil.teacher",
 )
 # Paths that are read, when they are set, along with one that must be there.
 READ_ALONG: dict[str, tuple[str, ...]] = {
     "model.llama_path": ("model.beats_path", "model.ckpt", "model.speech_llama_proj_model"),
     "datasets.train_ann_path": (
         "datasets.prefix", "datasets.whisper_path", "datasets.augment.noise_dir",
+        "run.distil.teacher",
     ),
 }  # fmt: skip
 HUB_PATHS = ("model.llama_path", "model.whisper_path", "datasets.whisper_path")

@@ -33,6 +33,7 @@ from audiolm.models.ctc_loss import (
     tokenize_spoken,
 )
 from audiolm.models.decode import generate_texts
+from audiolm.models.distillation import SoftTargets
 from audiolm.models.encoding import EncodedAudio, EncoderSizes, encode_audio, read_encoded
 from audiolm.models.llm import set_adapter_training
 from audiolm.models.qformer import pad_windows
@@ -212,6 +213,7 @@ class SALMONN(nn.Module):
         samples: Mapping[str, Any],
         verbose: bool = False,
         prompts: Sequence[str] | None = None,
+        soft_targets: SoftTargets | None = None,
     ) -> dict[str, Any]:
         """Loss of the answers given audio and prompt, a mean over all answer tokens; for the
         objective "ctc", of the answers as a reading of the audio tokens (see `ctc_loss`).
@@ -219,22 +221,18 @@ class SALMONN(nn.Module):
         Args:
             samples: spectrogram (B, M, 3000), raw_wav (B, samples), padding_mask (B, samples),
                 and lists of B: text, task, Q.
-            verbose: also count the answer tokens, `correct` and `total`, and give the same by row:
-                `row_losses`, `row_correct`, `row_totals` (see `answer_loss.AnswerLoss`).
+            verbose: also give the other fields of `answer_loss.AnswerLoss`.
             prompts: B templated prompts; None draws them by task.
+            soft_targets: a teacher's say on the answer tokens, to be mixed into the loss.
         """
-        options = self.text_options
         answers = [self.tokenize_answer(text) for text in samples["text"]]
-        if options.objective == "ctc":
+        if self.text_options.objective == "ctc":
             table, vocabulary = self.llm.get_input_embeddings(), self.ctc_vocabulary
             result = compute_ctc_loss(*self.embed_audio(samples), answers, table, vocabulary)
         else:
-            template, per_sample = options.prompt_template, options.draws_per_sample
-            if prompts is None:
-                prompts = draw_prompts(
-                    self.prompts, samples, template, self.prompt_random, per_sample=per_sample
-                )
-            result = compute_answer_loss(self.llm, self.prepare(samples, prompts, answers))
+            prompts = draw_training_prompts(self, samples) if prompts is None else prompts
+            inputs = self.prepare(samples, prompts, answers)
+            result = compute_answer_loss(self.llm, inputs, soft_targets)
         return vars(result).copy() if verbose else {"loss": result.loss}
 
     @torch.no_grad()
@@ -253,3 +251,15 @@ class SALMONN(nn.Module):
         return generate_texts(
             self.llm, self.llama_tokenizer, inputs, generate_cfg, self.text_options.end_text
         )
+
+
+def draw_training_prompts(model: SALMONN, samples: Mapping[str, Any]) -> list[str]:
+    """Templated training prompts of a batch, as the model's options say."""
+    options = model.text_options
+    return draw_prompts(
+        model.prompts,
+        samples,
+        options.prompt_template,
+        model.prompt_random,
+        per_sample=options.draws_per_sample,
+    )

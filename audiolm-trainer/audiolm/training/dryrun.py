@@ -9,6 +9,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,11 @@ import torch
 
 from audiolm.audio.loading import SAMPLE_RATE_HZ
 from audiolm.config import Config, GenerateConfig, QFormerConfig
+from audiolm.config_file import save_config
 from audiolm.data.annotations import load_annotation
 from audiolm.data.batches import collate
 from audiolm.models.build import resolve_adapter
+from audiolm.models.checkpoint import save_checkpoint
 from audiolm.models.random_stack import build_random_stack
 from audiolm.models.salmonn import SALMONN
 from audiolm.models.stack_sizes import TINY
@@ -30,6 +33,7 @@ TINY_QFORMER = QFormerConfig(hidden_size=32, num_heads=2, intermediate_size=64, 
 TINY_VBLORA = {"vector_length": 8, "num_vectors": 16}
 CLIP_SECONDS = (1.0, 2.5, 4.0, 1.7)
 TEXTS = ("one two three", "a bell rings", "the door is open", "rain falls on a roof")
+TINY_TOP_K = 4  # of a teacher's tokens; the tiny vocabulary is small
 NUM_STEPS = 3  # optimiser steps in each of two epochs
 
 
@@ -80,6 +84,8 @@ def make_tiny_config(config: Config, folder: Path) -> Config:
     datasets.train_ann_path = datasets.valid_ann_path = str(annotation)
     datasets.feature_cache = str(folder / "features") if datasets.feature_cache else ""
     datasets.augment.noise_dir = ""  # made noise instead
+    if tiny.run.distil.teacher:
+        _write_teacher(tiny, folder)
 
     run = tiny.run
     run.output_dir, run.loggers, run.num_workers = str(folder / "runs"), [], 0
@@ -87,6 +93,17 @@ def make_tiny_config(config: Config, folder: Path) -> Config:
     run.epoch_based, run.iters_per_epoch = False, NUM_STEPS * run.accum_grad_iters
     run.optims.max_epoch, run.optims.warmup_steps = 2, NUM_STEPS
     return tiny
+
+
+def _write_teacher(tiny: Config, folder: Path) -> None:
+    """The tiny stack with a connector of its own as the teacher."""
+    distil, path = tiny.run.distil, folder / "teacher.yaml"
+    trained_path = folder / "teacher.pth"
+    save_checkpoint(trained_path, SALMONN.from_config(tiny.model))
+    model = replace(tiny.model, ckpt=str(trained_path))
+    save_config(Config(model=model), path)
+    distil.teacher, distil.top_k = str(path), min(distil.top_k, TINY_TOP_K)
+    distil.cache = str(folder / "said") if distil.cache else ""
 
 
 def _write_clips(folder: Path, task: str, seed: int) -> Path:

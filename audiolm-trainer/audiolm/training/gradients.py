@@ -6,6 +6,7 @@ from typing import Any
 
 from audiolm.errors import UserError
 from audiolm.models.device import move_to
+from audiolm.models.salmonn import draw_training_prompts
 from audiolm.training.bad_luck import find_culprits, is_out_of_memory
 from audiolm.training.engine import find_largest_anywhere, share_gradients
 from audiolm.training.optimiser import clip_gradients
@@ -34,7 +35,16 @@ def accumulate_gradients(
     try:
         for samples in batches:
             with run.precision.autocast():
-                output = run.model(move_to(samples, run.accelerator.device), verbose=True)
+                prompts = soft_targets = None
+                if run.teacher is not None:
+                    prompts = draw_training_prompts(run.model, samples)
+                    soft_targets = run.teacher.judge(samples, prompts, run.model)
+                output = run.model(
+                    move_to(samples, run.accelerator.device),
+                    verbose=True,
+                    prompts=prompts,
+                    soft_targets=soft_targets,
+                )
             share = output["loss"] * (output["total"] / num_tokens)
             run.precision.scaler.scale(share).backward()
             outputs.append({**output, "loss": float(share.detach())})

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import torch
 
-from audiolm.config import Config
+from audiolm.config import Config, DistilConfig
+from audiolm.config_file import load_config
 from audiolm.models.device import choose_device
 from audiolm.models.quantisation import choose_encoder_dtype
 from audiolm.training.feature_key import check_storable
+from audiolm.training.memory_plan import list_parts
 from audiolm.training.model_shapes import build_meta_model, find_model_sources
 from audiolm.training.model_sizes import ModelSizes
 from audiolm.training.plan_check import OpenMeter, format_check, measure_steps, run_measuring
-from audiolm.training.plan_report import PlannedRun, format_plan
+from audiolm.training.plan_report import PlannedRun, format_gib, format_plan
 from audiolm.training.plan_setting import TokenCounter, read_setting, read_workloads
 
 
@@ -42,7 +44,21 @@ def plan_run(config: Config, shipped_dir: Path, *, is_gpu: bool) -> PlannedRun:
     notes = list(sources.notes)
     if not counter.is_exact:
         notes.append("tokens of prompts and answers are estimated from their length")
+    if config.run.distil.teacher:
+        notes.append(_describe_teacher(config, shipped_dir, is_gpu=is_gpu))
     return PlannedRun(ModelSizes.of(model, sources.llm), setting, typical, longest, notes)
+
+
+def _describe_teacher(config: Config, shipped_dir: Path, *, is_gpu: bool) -> str:
+    """A note: what the tables below leave out."""
+    model = load_config(config.run.distil.teacher).model
+    alone = replace(config, model=model, run=replace(config.run, distil=DistilConfig()))
+    teacher = plan_run(alone, shipped_dir, is_gpu=is_gpu)
+    num_bytes = sum(part.num_bytes for part in list_parts(teacher.sizes, teacher.setting))
+    return (
+        f"run.distil.teacher: its weights take another {format_gib(num_bytes)} GiB, which the "
+        "tables below leave out; its work on a batch and the loss's two sides are not counted"
+    )
 
 
 def write_plan(

@@ -19,7 +19,8 @@ MIB = 2**20
 class Meter:
     """Counts of this process since the last log line; `summary` reads the sum over processes.
 
-    `by_task` holds summed loss in nats, correct and all answer tokens per task.
+    `by_task` holds summed loss in nats, correct and all answer tokens per task; `distil_sum` is the
+    summed divergence from a teacher.
     """
 
     num_clips: float = 0
@@ -29,6 +30,7 @@ class Meter:
     seconds: float = 0.0
     by_task: dict[str, list[float]] = field(default_factory=dict)
     grad_norm: float = 0.0
+    distil_sum: float = 0.0
 
     def add(self, samples: Mapping[str, Any], output: Mapping[str, Any]) -> None:
         """Count one micro-batch and what the model said of it (`forward(..., verbose=True)`)."""
@@ -36,6 +38,7 @@ class Meter:
         self.num_clips += len(samples["text"])
         self.audio_seconds += int((~is_padding).sum()) / SAMPLE_RATE_HZ
         self.padded_seconds += is_padding.numel() / SAMPLE_RATE_HZ
+        self.distil_sum += output["distil_sum"]
         count_answers(self.by_task, samples["task"], output)
 
     def waiting(self, batches: Iterable[Any]) -> Iterator[Any]:
@@ -55,7 +58,7 @@ class Meter:
         answers = [x for task in tasks for x in self.by_task.get(task, (0.0, 0.0, 0.0))]
         return [
             self.num_clips, self.audio_seconds, self.padded_seconds,
-            self.wait_seconds, self.seconds, *answers,
+            self.wait_seconds, self.seconds, self.distil_sum, *answers,
         ]  # fmt: skip
 
 
@@ -78,11 +81,12 @@ def count_answers(
 
 def summarise(totals: Sequence[float], tasks: Sequence[str], num_processes: int) -> dict[str, Any]:
     """Loss per token, rates per second of wall time and shares, of summed `Meter.totals`."""
-    num_clips, audio_seconds, padded_seconds, wait_seconds, seconds, *answers = totals
+    num_clips, audio_seconds, padded_seconds, wait_seconds, seconds, distil_sum, *answers = totals
     wall = max(seconds / num_processes, 1e-9)
     by_task = {task: answers[3 * i : 3 * i + 3] for i, task in enumerate(tasks)}
     return {
         **summarise_answers(by_task),
+        "distil_loss": distil_sum / max(sum(answers[2::3]), 1),
         "clips_per_second": num_clips / wall,
         "audio_seconds_per_second": audio_seconds / wall,
         "data_wait_share": wait_seconds / max(seconds, 1e-9),

@@ -19,7 +19,7 @@ FREE = (
     "run.output_dir", "run.exp_name", "run.evaluate", "run.device", "run.num_workers",
     "run.log_freq", "run.loggers", "run.batch_size_train", "run.batch_size_eval",
     "run.accum_grad_iters", "run.save_", "run.keep_", "run.max_time_minutes",
-    "run.max_skipped_steps", "run.average_best", "run.fsdp",
+    "run.max_skipped_steps", "run.average_best", "run.fsdp", "run.distil.cache",
 )  # fmt: skip
 # Options that decide which weights there are and what the optimiser knows of them.
 FIXED = (

@@ -25,6 +25,7 @@ from audiolm.training.report import write_report
 from audiolm.training.saving import Position, describe_failure, read_random_states, write_state
 from audiolm.training.selection import count_without_progress
 from audiolm.training.sharding import ShardedLayers
+from audiolm.training.teacher import Teacher
 from audiolm.training.tracking import RunLog
 
 logger = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ class Run:
     position: Position
     skipped_steps: SkippedSteps
     sharded: ShardedLayers | None = None  # of the LLM, with `run.fsdp`
+    teacher: Teacher | None = None  # of a student, see run.distil
     validations: list[dict[str, Any]] = field(default_factory=list)
     meter: Meter = field(default_factory=Meter)
     stop_reason: str = ""  # on all processes alike, once they have agreed
@@ -125,6 +127,8 @@ class Run:
             "grad_norm": self.meter.grad_norm,
             **summarise(totals, tasks, num_processes),
         }
+        if self.teacher is None:
+            del values["distil_loss"]
         if self.log is not None:
             self.log.write("train", step, values)
         self.meter = Meter()

@@ -28,6 +28,7 @@ from audiolm.training.run import Run
 from audiolm.training.saving import Position, restore_random_states
 from audiolm.training.selection import check_metric
 from audiolm.training.sharding import check_sharding, shard_llm
+from audiolm.training.teacher import open_teacher
 from audiolm.training.tracking import open_run
 
 logger = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ def set_up_run(
     sharded = shard_llm(model, accelerator) if options.fsdp else None
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     share_weights(accelerator, trained)
+    teacher = open_teacher(config, model, train_data.num_mel_bins, accelerator, precision)
 
     # 5. Optimiser, and the state to go on from
     optimiser = build_optimiser(model, options.optims)
@@ -90,7 +92,7 @@ def set_up_run(
     return Run(
         config, accelerator, precision, plan, train_data, valid_data, scored_data, model, trained,
         optimiser, tell_everyone(folder), log, stop, position,
-        SkippedSteps(options.max_skipped_steps, state.get("skipped_in_row", 0)), sharded,
+        SkippedSteps(options.max_skipped_steps, state.get("skipped_in_row", 0)), sharded, teacher,
         validations=list(state.get("validations", [])), meter=meter,
     )  # fmt: skip
 

@@ -47,6 +47,11 @@ def check_sharding(config: Config, num_processes: int) -> None:
             "run.fsdp: true splits frozen weights, and model.freeze_llm: false trains the LLM's; "
             "freeze the LLM and train an adapter (model.adapter), or set run.fsdp: false"
         )
+    if config.model.objective == "ctc":
+        raise UserError(
+            "run.fsdp: true splits the LLM's layers, and model.objective: ctc does not run them; "
+            "set run.fsdp to false"
+        )
     quantization = "nf4" if config.model.low_resource else config.model.quantization
     if quantization != "none":
         raise UserError(
