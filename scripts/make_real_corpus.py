@@ -35,7 +35,6 @@ import soundfile
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "audiolm-trainer"))
 
-from audiolm.audio.augment import add_noise, change_speed
 from audiolm.audio.loading import MAX_SECONDS, SAMPLE_RATE_HZ, load_waveform
 from audiolm.data.demo.plan import SpeechClip
 from audiolm.data.demo.rendering import render_clips
@@ -207,6 +206,11 @@ def change_copies(
     folder: Path, rng: np.random.Generator, recorded: Sequence[Entry], count: int
 ) -> list[Entry]:
     """Copies of recordings, 12 % slower to 12 % faster, with white noise at 15 to 40 dB."""
+    from audiolm.audio.augment import (
+        add_noise,
+        change_speed,
+    )  # with torch, which --help does without
+
     entries = []
     for copy in range(count):
         for number, entry in enumerate(recorded):

@@ -44,15 +44,15 @@ TABLE = {
     32: "test_model: test_options_train_and_generate, test_only_preprocessor",
     33: "test_checkpoint: test_all_bad_keys_are_in_one_message",
     34: "test_model: test_mel_bins_that_disagree",
-    35: "test_efficiency: test_gpu_clock_waits_for_the_device_before_every_reading",
+    35: "test_efficiency: test_gpu_clock_marks_with_events_and_waits_at_both_ends_only",
     36: "test_efficiency: test_each_step_reads_one_token_on_the_prefills_cache",
     37: "test_efficiency: test_reported_peak_excludes_loading",
-    38: "test_efficiency: test_phases_add_up_and_tpot_is_the_rest_per_token",
+    38: "test_efficiency: test_phases_add_up_to_the_wall_time",
     39: "test_efficiency: test_report_holds_settings_samples_and_machine",
     40: "test_validator: test_texts_are_the_text_they_are",
     41: "test_validator: test_bad_rows_are_named, test_suspicious_texts_are_warned_of",
     42: "test_validator: test_runs_alone_from_anywhere",
-    43: "test_inference: test_page_is_private_unless_asked, test_page_shows_mistakes",
+    43: "test_web_demo: test_page_is_private_unless_asked, test_mistakes_are_messages",
     44: "test_inference: test_cli_survives_bad_paths",
 }  # fmt: skip
 

@@ -58,11 +58,9 @@ def set_up_run(
 
     # 3. Data
     plan = plan_batches(
-        options.batch_size_train,
-        options.accum_grad_iters,
-        accelerator.num_processes,
+        options.batch_size_train, options.accum_grad_iters, accelerator.num_processes,
         state.get("clips_per_step"),
-    )
+    )  # fmt: skip
     train_data, valid_data, scored_data = _open_data(config, accelerator, plan)
 
     # 4. Model
