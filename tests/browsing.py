@@ -41,6 +41,11 @@ def start_browser(program: str, driver: str, profile_dir: Path) -> webdriver.Chr
 
 
 def list_page_errors(browser: webdriver.Chrome) -> list[str]:
-    """What the console took for errors since the last call: scripts that fail, files not found."""
-    entries = browser.get_log("browser")
-    return [entry["message"] for entry in entries if entry["level"] == "SEVERE"]
+    """What the console took for errors since the last call: scripts that fail, files not found.
+
+    Not icons: the browser asks for an earlier page's at a time of its own choosing.
+    """
+    messages = [
+        entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"
+    ]
+    return [message for message in messages if "/favicon.ico - " not in message]

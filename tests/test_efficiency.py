@@ -337,7 +337,8 @@ def test_each_step_reads_one_token_on_the_prefills_cache(
 
     @functools.wraps(forward)
     def recording_forward(*args: Any, **kwargs: Any) -> Any:
-        num_past = kwargs.get("cache", kwargs.get("past_key_values")).get_seq_length()
+        cache = kwargs["cache"] if "cache" in kwargs else kwargs["past_key_values"]
+        num_past = cache.get_seq_length()
         output = forward(*args, **kwargs)
         inputs = kwargs["input_ids"] if num_past else kwargs["inputs_embeds"]
         calls.append((inputs.shape[1], num_past, output.logits.shape[1]))
