@@ -57,26 +57,48 @@ def exported(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("adapter", ["lora", "vblora"])
+def train_adapter(golden: Golden, adapter: str, path: Path) -> dict[str, Any]:
+    """Options of a model whose adapter changes the logits, with the checkpoint written to `path`:
+    the recorded one, or one of another kind that is moved off its start, which does nothing."""
+    if adapter == golden.adapter:
+        return {}
+    changes = {"adapter": adapter, "ckpt": ""}
+    model = golden.build_model(**changes)
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in model.llm.named_parameters():
+        if parameter.requires_grad and "magnitude" in name:
+            parameter.data *= 1.1
+        elif parameter.requires_grad:
+            parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
+    save_checkpoint(path, model)
+    return {"adapter": adapter, "ckpt": str(path)}
+
+
+@pytest.mark.parametrize("adapter", ["lora", "vblora", "dora", "hra"])
 def test_merged_model_is_the_original(
     adapter: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    golden = Golden("dev", adapter)
+    golden = Golden("dev", "vblora" if adapter == "vblora" else "lora")
+    changes = train_adapter(golden, adapter, tmp_path / "trained.pth")
     output = tmp_path / "merged"
-    assert run_verb("merge", write_source(golden, tmp_path), output) == 0
+    verb = "export" if adapter == "hra" else "merge"  # which merges alike, and adds the rest
+    assert run_verb(verb, write_source(golden, tmp_path, **changes), output) == 0
     assert "1 of 1 greedy answers are the same" in capsys.readouterr().out
-    assert {path.name for path in output.iterdir()} == {"llm", "connector.pth", "config.yaml"}
+    if verb == "merge":
+        assert {path.name for path in output.iterdir()} == {"llm", "connector.pth", "config.yaml"}
     keys = read_checkpoint(output / "connector.pth")["model"]
     assert keys
     assert not [key for key in keys if key.startswith("llama_model.")]
     config = load_config(output / "config.yaml", required=["model.llama_path"])
     assert (config.model.adapter, config.model.lora) == ("none", False)
-    merged, original = SALMONN.from_config(config.model), golden.build_model()
-    assert not [name for name, _ in merged.named_parameters() if "lora" in name]
+    merged, original = SALMONN.from_config(config.model), golden.build_model(**changes)
+    assert not [name for name, _ in merged.named_parameters() if adapter in name]
     torch.testing.assert_close(
         forward(merged, golden), forward(original, golden), atol=1e-4, rtol=0
     )
-    base = golden.build_model(adapter="none", ckpt=str(output / "connector.pth"))
+    base = golden.build_model(
+        **changes | {"adapter": "none", "ckpt": str(output / "connector.pth")}
+    )
     assert (forward(base, golden) - forward(original, golden)).abs().max() > 1e-3  # it does matter
 
 

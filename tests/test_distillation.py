@@ -6,13 +6,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import train as train_script
-from training_runs import DEV, SMALL, arguments, read_log, run_folders
+from training_runs import DEV, SMALL, arguments, read_log, run_folders, run_train, torchrun
 
 from audiolm.config_file import build_config, load_config, save_config
 from audiolm.errors import UserError
+from audiolm.models.checkpoint import read_checkpoint
 from audiolm.models.distillation import SoftTargets, compute_divergence, soften
 from audiolm.models.salmonn import SALMONN, draw_training_prompts
 from audiolm.training.setup import set_up_run
@@ -334,6 +336,26 @@ def test_a_resumed_run_equals_one_that_was_not_interrupted(
     (stopped / "log.jsonl").write_text(lines, encoding="utf-8")
     train_script.main(arguments(tmp_path / "stopped", *options, "--resume", str(stopped)))
     assert losses(stopped)[-2:] == expected[-2:]
+
+
+def test_two_processes_distil_like_one(teacher_path: Path, tmp_path: Path) -> None:
+    """A clip each, and one cache for both; then one process with two clips."""
+    few = (
+        "run.distil.top_k=6",
+        "run.log_freq=1",
+        "run.optims.max_epoch=1",
+        "run.iters_per_epoch=3",
+    )
+    cached = (*few, f"run.distil.cache={tmp_path / 'said'}", "model.qformer.dropout=0")
+    two, one = tmp_path / "two", tmp_path / "one"
+    run_train(torchrun(2), two, *distil(teacher_path, *cached, "run.batch_size_train=1"))
+    train_script.main(arguments(one, *distil(teacher_path, *cached, "run.batch_size_train=2")))
+    folders = [folder for place in (two, one) for folder in run_folders(place)]
+    np.testing.assert_allclose(losses(folders[0]), losses(folders[1]), rtol=1e-4)
+    assert len(losses(folders[0])) == 3
+    first, second = (read_checkpoint(f / "checkpoint_0.pth")["model"] for f in folders)
+    for key, value in first.items():
+        torch.testing.assert_close(second[key], value, rtol=1e-4, atol=1e-6)
 
 
 def test_runs_without_a_teacher_do_not_log_one(tmp_path: Path) -> None:

@@ -228,6 +228,41 @@ def test_packages_against_their_bounds(tmp_path: Path) -> None:
     assert "no-such-package-here is missing" in second.text
 
 
+def test_the_teacher_of_a_distillation(
+    content: dict[str, Any], stack: StackPaths, tmp_path: Path
+) -> None:
+    """One that fits; then weights of another size, another vocabulary, a checkpoint that is gone,
+    and options that do not go together."""
+    trained = tmp_path / "trained.pth"
+    model = {name: value for name, value in content["model"].items() if name != "prompt_path"}
+    save_checkpoint(trained, SALMONN.from_config(build_config({"model": model}).model))
+    path = tmp_path / "teacher.yaml"
+    write_json(path, {"model": {**model, "ckpt": str(trained)}})
+    content["run"]["distil"] = {"teacher": str(path)}
+    assert not find_problems(content)
+    surroundings = doctor.Surroundings(SIZES_DIR, (), lambda names: None)
+    shown = doctor.format_findings(doctor.examine(build_config(content), surroundings))
+    assert "teacher: its model.ckpt: " in shown
+    assert "entries of the vocabulary are the student's" in shown
+
+    content["run"]["distil"]["top_k"] = 10**6
+    assert_found(find_problems(content), "teacher: run.distil.top_k: 1000000 is not below")
+    content["run"]["distil"]["top_k"] = 0
+    wide = {**model, "ckpt": str(trained), "qformer": {**QFORMER, "intermediate_size": 96}}
+    write_json(path, {"model": wide})
+    assert_found(find_problems(content), "teacher: ", "intermediate_size", "64 in the file")
+    other = copy_stack({"model": {}}, stack, "llama_path", tmp_path)
+    tokens = json.loads((other / "tokenizer.json").read_text())
+    vocabulary = tokens["model"]["vocab"]
+    first, second = sorted(vocabulary, key=vocabulary.get)[10:12]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    write_json(other / "tokenizer.json", tokens)
+    write_json(path, {"model": {**model, "ckpt": str(trained), "llama_path": str(other)}})
+    assert_found(find_problems(content), "teacher: ", "another vocabulary")
+    write_json(path, {"model": {**model, "ckpt": str(tmp_path / "gone.pth")}})
+    assert_found(find_problems(content), "teacher: ", "gone.pth")
+
+
 def test_metrics_that_need_more_are_a_note(content: dict[str, Any]) -> None:
     def check(names: Sequence[str]) -> None:
         if "spice" in names:

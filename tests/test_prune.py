@@ -35,21 +35,35 @@ def run_prune(source: Path, output: Path, *more: str) -> int:
     return main(["prune", "--cfg-path", str(source), *fixed, *more])
 
 
+UNFROZEN = {"freeze_whisper": False, "freeze_llm": False}
+MIXED = {**UNFROZEN, "audio_encoder": "whisper_layers"}
+
+
 @pytest.mark.parametrize(
-    ("part", "adapter"), [("llm", "lora"), ("llm", "vblora"), ("whisper", "lora")]
+    ("part", "adapter", "changes"),
+    [
+        ("llm", "lora", UNFROZEN),
+        ("llm", "vblora", {}),
+        ("whisper", "lora", UNFROZEN),
+        ("whisper", "lora", MIXED),
+    ],
+    ids=["llm-lora", "llm-vblora", "whisper", "whisper_layers"],
 )
 def test_pruned_model_is_the_original_without_the_layer(
-    part: str, adapter: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+    part: str, adapter: str, changes: dict[str, Any], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     """With everything trained away from its file, so that a wrong number would show."""
     golden = Golden("dev", adapter)
-    frozen = {"freeze_whisper": False, "freeze_llm": False} if adapter == "lora" else {}
+    frozen = {**changes, "ckpt": ""} if changes is MIXED else changes
     model = golden.build_model(**frozen)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and "norm" in name:
             parameter.data += 0.05 + 0.01 * (".layers.1." in name)
+    if model.speech_layer_weights is not None:
+        model.speech_layer_weights.data += torch.tensor([0.5, -1.0, 1.5])
     save_checkpoint(tmp_path / "all.pth", model)
-    source = write_source(golden, tmp_path, **frozen, ckpt=str(tmp_path / "all.pth"))
+    source = write_source(golden, tmp_path, **frozen | {"ckpt": str(tmp_path / "all.pth")})
     output = tmp_path / "small"
     assert run_prune(source, output, "--part", part, "--num-layers", "1") == 0
     result = json.loads((output / "importance.json").read_text(encoding="utf-8"))
@@ -110,6 +124,14 @@ def test_renumbering() -> None:
     expected = {lora.format(0): 0, lora.format(1): 2, lora.format(2): 11, "ln_speech.weight": -1}
     assert {key: int(value) for key, value in renumbered.items()} == expected
     assert renumber_layers(state, "whisper", [0]).keys() == state.keys()
+
+
+def test_a_dropped_layers_share_of_the_mix_goes_to_the_state_before_it() -> None:
+    shares = torch.tensor([0.1, 0.2, 0.3, 0.15, 0.25])  # before the layers, after each of four
+    state = {"speech_layer_weights": shares.log() + 3}
+    (mix,) = renumber_layers(state, "whisper", [1, 2]).values()
+    torch.testing.assert_close(mix.softmax(0), torch.tensor([0.3, 0.3, 0.4]))
+    assert renumber_layers(state, "llm", [0])["speech_layer_weights"].shape == (5,)
 
 
 def test_what_a_configuration_lists_per_layer_is_kept_in_step() -> None:

@@ -294,7 +294,7 @@ def test_missing_sweep_file(tmp_path: Path) -> None:
         sweep(tmp_path / "no.yaml", FakeRuns())
 
 
-@pytest.mark.parametrize("name", ["sweep.yaml", "nano_sweep.yaml"])
+@pytest.mark.parametrize("name", ["sweep.yaml", "nano_sweep.yaml", "real_sweep.yaml"])
 def test_shipped_sweeps_know_their_options(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every override is an option with an allowed value; the files it needs may be missing here."""
     from audiolm.evaluation import sweep_plan
@@ -302,6 +302,14 @@ def test_shipped_sweeps_know_their_options(name: str, monkeypatch: pytest.Monkey
     monkeypatch.setattr(sweep_plan, "resolve_input_paths", lambda *arguments: None)
     plan = load_plan(ROOT / "configs" / name)
     assert len(plan.configs) >= 4
+
+
+def test_overrides_are_for_all_settings_but_for_what_one_is_about(tmp_path: Path) -> None:
+    path = write_sweep_file(tmp_path, {"a": {}, "b": {"model.ckpt": ""}}, quality=["asr"])
+    ckpt = str(GOLDEN_DIR / "dev" / "lora" / "checkpoint_0.pth")
+    configs = load_plan(path, [f"model.ckpt={ckpt}", "run.seed=7"]).configs
+    assert (configs["a"].model.ckpt, configs["b"].model.ckpt) == (ckpt, "")
+    assert configs["a"].run.seed == configs["b"].run.seed == 7
 
 
 def test_waiting_process_stays_small() -> None:

@@ -45,6 +45,7 @@ LAYER_KEYS = {
     "llm": re.compile(r"^(llama_model\.(?:\w+\.)*?layers\.)(\d+)(\..+)$"),
     "whisper": re.compile(r"^(speech_encoder\.layers\.)(\d+)(\..+)$"),
 }
+MIX_KEY = "speech_layer_weights"  # of the hidden states before Whisper's layers and after each
 MEASURES = {"influence": "influence", "loss": "loss_without"}
 
 
@@ -138,11 +139,25 @@ def renumber_layers(
     renumbered = {}
     for key, value in state.items():
         match = LAYER_KEYS[part].match(key)
-        if match is None:
+        if key == MIX_KEY and part == "whisper":
+            renumbered[key] = renumber_mix(value, kept)
+        elif match is None:
             renumbered[key] = value
         elif (old := int(match[2])) in numbers:
             renumbered[f"{match[1]}{numbers[old]}{match[3]}"] = value
     return renumbered
+
+
+def renumber_mix(weights: torch.Tensor, kept: Sequence[int]) -> torch.Tensor:
+    """Weights (layers + 1,) of a mix of hidden states, for the kept layers: (kept + 1,).
+
+    A dropped layer's share goes to the state that would have entered it, which is what the mix
+    would find in its place were the layer skipped.
+    """
+    ends = [*(layer + 1 for layer in kept), len(weights)]
+    starts = [0, *ends[:-1]]
+    shares = [weights[start:end].logsumexp(0) for start, end in zip(starts, ends, strict=True)]
+    return torch.stack(shares)
 
 
 def _write_llm(config: Config, tokenizer: Any, kept: Sequence[int], folder: Path) -> None:

@@ -85,7 +85,8 @@ class SweepPlan:
 
 
 def load_plan(path: Path, overrides: Sequence[str] = ()) -> SweepPlan:
-    """Read a sweep file; `overrides` (`a.b=c`) win over every setting's own.
+    """Read a sweep file; `overrides` (`a.b=c`) are for all settings, and win over the file's own
+    `options`. What a setting says itself wins over both: it is what the setting is about.
 
     Raises:
         UserError: anything wrong with it, with its base, or with a setting.
@@ -96,7 +97,7 @@ def load_plan(path: Path, overrides: Sequence[str] = ()) -> SweepPlan:
         raise UserError(f"{path}: base: no file {file.base} beside it or in {Path.cwd()}")
     configs = {}
     for name, options in file.settings.items():
-        words = [*_as_words(file.options), *_as_words(options), *overrides]
+        words = [*_as_words(file.options), *overrides, *_as_words(options)]
         try:
             config = load_config(base, words)
             resolve_input_paths(config, base.resolve().parent, _list_needed(config, file.quality))

@@ -31,6 +31,7 @@ from audiolm.training.doctor_models import (
     check_trained_weights,
     check_weights_fit,
 )
+from audiolm.training.doctor_teacher import check_teacher
 from audiolm.training.memory_plan import GIB, plan_training
 from audiolm.training.plan_command import plan_run
 from audiolm.training.plan_report import PlannedRun
@@ -77,6 +78,7 @@ def examine(config: Config, surroundings: Surroundings) -> list[Finding]:
         ("memory", plan),
         ("model weights", lambda: check_weights_fit(config.model, planned)),
         ("trained weights", lambda: check_trained_weights(config.model, planned)),
+        ("teacher", lambda: check_teacher(config, surroundings.sizes_dir)),
         ("disk", lambda: check_disk(config, planned)),
         ("workers", lambda: check_workers(config.run)),
     ]

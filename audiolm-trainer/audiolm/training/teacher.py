@@ -156,14 +156,7 @@ def open_teacher(
     if not options.teacher:
         return None
     model = read_teacher(config)
-    tokenizer = load_tokenizer(model.llama_path, model.token)
-    check_same_vocabulary(student.llama_tokenizer, tokenizer, options.teacher)
-    num_entries = max(tokenizer.get_vocab().values()) + 1
-    if options.top_k >= num_entries:
-        raise UserError(
-            f"run.distil.top_k: {options.top_k} is not below the vocabulary's {num_entries} "
-            "entries; 0 compares all of them"
-        )
+    num_entries = count_shared_entries(config.run.distil, model, student.llama_tokenizer)
     masks = config.datasets.augment.specaugment
     teacher_bins = read_encoder_sizes(model).num_mel_bins
     is_masked = (
@@ -229,6 +222,25 @@ def read_teacher(config: Config) -> ModelConfig:
         prompt_path="",
         gradient_checkpointing="none",
     )
+
+
+def count_shared_entries(
+    options: DistilConfig, teacher: ModelConfig, student: PreTrainedTokenizerBase
+) -> int:
+    """Entries V of the vocabulary that teacher and student share.
+
+    Raises:
+        UserError: they do not share it, or `top_k` is not below it.
+    """
+    tokenizer = load_tokenizer(teacher.llama_path, teacher.token)
+    check_same_vocabulary(student, tokenizer, options.teacher)
+    num_entries = max(tokenizer.get_vocab().values()) + 1
+    if options.top_k >= num_entries:
+        raise UserError(
+            f"run.distil.top_k: {options.top_k} is not below the vocabulary's {num_entries} "
+            "entries; 0 compares all of them"
+        )
+    return num_entries
 
 
 def check_same_vocabulary(
