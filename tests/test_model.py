@@ -365,6 +365,17 @@ def test_frozen_encoders_are_not_random_in_training(dev: Golden) -> None:
     assert all(model(samples, prompts=prompts)["loss"] == expected for _ in range(3))
 
 
+def test_connector_dropout_is_random_in_training_alone(dev: Golden) -> None:
+    changes = {"freeze_speech_QFormer": True, "lora_dropout": 0.0}
+    samples, prompts = dev.load_samples([0]), dev.prompts("single.0")
+    expected = dev.build_model(**changes)(samples, prompts=prompts)["loss"]
+    model = dev.build_model(**changes, connector_dropout=0.5)
+    assert model(samples, prompts=prompts)["loss"] == expected
+    model.train()
+    first, second = (float(model(samples, prompts=prompts)["loss"].detach()) for _ in range(2))
+    assert len({first, second, float(expected)}) == 3
+
+
 def test_dropout_of_the_qformer_can_be_turned_off(dev: Golden) -> None:
     sizes = dataclasses.asdict(dev.config.model.qformer)
     samples, prompts = dev.load_samples([0]), dev.prompts("single.0")

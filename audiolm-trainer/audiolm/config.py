@@ -41,6 +41,7 @@ class ModelConfig:
     second_per_window: float = 0.333333  # seconds of audio in one window
     second_stride: float = 0.333333  # seconds from one window's start to the next's
     qformer: QFormerConfig = field(default_factory=QFormerConfig)
+    connector_dropout: float = 0.0  # of what goes into the projector, in training
     speech_llama_proj_model: str = ""  # separate file with the projector's weights
     freeze_speech_llama_proj: bool = False
     lora: bool = True  # False: no adapter, unless `adapter` names one

@@ -68,6 +68,7 @@ MINIMUMS: dict[str, float] = {
 MAXIMUMS: dict[str, float] = {
     "model.second_per_window": 30,  # the longest clip
     "model.lora_dropout": 1,
+    "model.connector_dropout": 1,
     "model.qformer.dropout": 1,
     "datasets.augment.noise_share": 1,
     "datasets.augment.specaugment.max_mask_share": 1,

@@ -110,6 +110,7 @@ def assemble_salmonn(
         ),
         prompts=PromptBook.load(options.prompt_path) if options.prompt_path else None,
         frozen=_frozen_parts(options),
+        connector_dropout=options.connector_dropout,
     )
 
 

@@ -77,6 +77,7 @@ class SALMONN(nn.Module):
         text_options: TextOptions,
         prompts: PromptBook | None = None,
         frozen: frozenset[str] = frozenset(),
+        connector_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.encoder_sizes = encoder_sizes
@@ -97,6 +98,7 @@ class SALMONN(nn.Module):
         self.ln_audio = nn.LayerNorm(audio_width) if audio_width else None
         self.speech_Qformer = speech_Qformer
         self.speech_llama_proj = speech_llama_proj
+        self.connector_dropout = nn.Dropout(connector_dropout)
         for name in frozen - {"llama_model"}:
             if getattr(self, name) is not None:
                 getattr(self, name).requires_grad_(False)
@@ -169,7 +171,8 @@ class SALMONN(nn.Module):
             frames = torch.cat([frames, audio], dim=-1)  # (B, T, W)
         options, queries = self.audio_options, self.speech_query_tokens
         tokens = make_tokens(self.speech_Qformer, queries, frames, plan, options)
-        audio = pad_windows(self.speech_llama_proj(tokens), plan.num_windows)
+        tokens = self.speech_llama_proj(self.connector_dropout(tokens))
+        audio = pad_windows(tokens, plan.num_windows)
         if not self.text_options.ctc_compression or self.text_options.objective == "ctc":
             return audio
         return compress_tokens(*audio, self.llm.get_input_embeddings(), self.llama_tokenizer)
