@@ -57,7 +57,8 @@ def main(arguments: Sequence[str]) -> int:
         from audiolm.training.dryrun import dry_run
 
         resolve_input_paths(config, config_dir, PROMPTS)
-        print(dry_run(config, train))
+        for line in dry_run(config, train):
+            print(line)
     elif args.find_batch_size:
         from audiolm.training.batch_size import find_batch_size
 
@@ -149,27 +150,26 @@ def train_epoch(run: Run) -> None:
     options, position = run.config.run, run.position
     if position.step_in_epoch == 0:
         set_seed(options.seed + position.epoch, device_specific=True)  # dropout differs by process
-    bar = tqdm(
+    with tqdm(
         desc=f"epoch {position.epoch}", unit="step", disable=run.log is None,
         initial=position.step_in_epoch, total=run.steps_per_epoch,
-    )  # fmt: skip
-    run.model.train()
-    while not (run.is_epoch_done or run.is_finished or run.stop_reason):
-        started, step = time.perf_counter(), position.step
-        batches = run.meter.waiting(run.batches)
-        micro_batches = list(itertools.islice(batches, run.plan.num_micro_batches))
-        learning_rate = train_step(run, micro_batches)
-        position.advance()
-        bar.update()
-        run.meter.seconds += time.perf_counter() - started
-        if position.step % options.log_freq == 0 or run.is_epoch_done:
-            bar.set_postfix_str(run.write_progress(step, learning_rate))
-        is_evaluated = options.eval_every and position.step % options.eval_every == 0
-        if not run.is_epoch_done and (is_evaluated or run.is_save_due or run.stop_reason):
-            path = save(run)
-            if is_evaluated and not run.stop_reason and evaluate(run, path):
-                run.write_state(path)
-    bar.close()
+    ) as bar:  # fmt: skip
+        run.model.train()
+        while not (run.is_epoch_done or run.is_finished or run.stop_reason):
+            started, step = time.perf_counter(), position.step
+            batches = run.meter.waiting(run.batches)
+            micro_batches = list(itertools.islice(batches, run.plan.num_micro_batches))
+            learning_rate = train_step(run, micro_batches)
+            position.advance()
+            bar.update()
+            run.meter.seconds += time.perf_counter() - started
+            if position.step % options.log_freq == 0 or run.is_epoch_done:
+                bar.set_postfix_str(run.write_progress(step, learning_rate))
+            is_evaluated = options.eval_every and position.step % options.eval_every == 0
+            if not run.is_epoch_done and (is_evaluated or run.is_save_due or run.stop_reason):
+                path = save(run)
+                if is_evaluated and not run.stop_reason and evaluate(run, path):
+                    run.write_state(path)
 
 
 def train_step(run: Run, micro_batches: list[dict[str, Any]]) -> float:
@@ -180,7 +180,7 @@ def train_step(run: Run, micro_batches: list[dict[str, Any]]) -> float:
     suffice, all processes try again with their micro-batches cut in half.
     """
     from audiolm.training.bad_luck import halve, list_ids, release_memory
-    from audiolm.training.engine import sum_everywhere
+    from audiolm.training.engine import gather_everywhere, sum_everywhere
     from audiolm.training.gradients import accumulate_gradients, apply_gradients
     from audiolm.training.optimiser import set_learning_rate
     from audiolm.training.schedule import compute_learning_rate
@@ -203,7 +203,7 @@ def train_step(run: Run, micro_batches: list[dict[str, Any]]) -> float:
         num_before = len(batches)
         batches = [half for samples in batches for half in halve(samples)]
         if not sum_everywhere(run.accelerator, [len(batches) - num_before])[0]:
-            reason, ids = "out of memory", list_ids(batches)  # single clips already
+            reason, ids = "out of memory", gather_everywhere(list_ids(batches))  # single clips
             break
     run.count_skipped(reason, ids)
     return learning_rate

@@ -1,5 +1,6 @@
 """Annotation files: what is read, what is refused, and how the message helps."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,9 @@ from typing import Any
 import pytest
 
 from audiolm.audio.loading import WHOLE_FILE, Span
-from audiolm.data.annotations import Clip, load_annotation, resolve_audio_path
+from audiolm.data.annotations import Clip, check_tasks, load_annotation, resolve_audio_path
 from audiolm.errors import UserError
+from audiolm.prompts import PromptBook
 
 GOLDEN = Path(__file__).resolve().parent / "data" / "golden" / "dev"
 
@@ -95,7 +97,7 @@ def test_many_wrong_entries_make_one_line(tmp_path: Path) -> None:
         ({}, 'has no "annotation" list'),
         ("text", 'has no "annotation" list'),
         ({"annotation": {}}, "must be a list"),
-        ({"annotation": []}, "is an empty list"),
+        ({"annotation": []}, "is an empty list.*; add entries like .* or name another file"),
     ],
 )
 def test_wrong_structure_is_explained(tmp_path: Path, content: Any, message: str) -> None:
@@ -108,8 +110,30 @@ def test_unreadable_file_is_explained(tmp_path: Path) -> None:
         load_annotation(tmp_path / "missing.json")
     path = tmp_path / "broken.json"
     path.write_text('{"annotation": [\n {"path": "a.wav",}\n]}', encoding="utf-8")
-    with pytest.raises(UserError, match=r"broken\.json is not valid JSON: .* line 2, column \d+"):
+    with pytest.raises(
+        UserError,
+        match=r"broken\.json is not valid JSON: .* line 2, column \d+"
+        r", in annotation\[0\]; correct it there$",
+    ):
         load_annotation(path)
+    path.write_text('{"annotation": [{"path": "a.wav"}, {"path": ', encoding="utf-8")
+    with pytest.raises(UserError, match=r"in annotation\[1\]; the file ends there: .*anew$"):
+        load_annotation(path)
+
+
+def test_a_task_without_a_prompt_is_told_with_its_row(tmp_path: Path) -> None:
+    """In training, where several annotations come together; `test_evaluate` has evaluation's."""
+    prompts = PromptBook({"asr": ["<SpeechHere>"]}, "prompts.json")
+    rows = [{"path": "a.wav"}, {"path": "b.wav", "task": "asrr"}, {"path": "c.wav", "task": "asrr"}]
+    path = write_rows(tmp_path, *rows)
+    clips = load_annotation(path)
+    place = r"annotation\[1\] \(b\.wav\) \(and 1 more\): no prompt for task 'asrr' in prompts"
+    cure = r".* mean 'asr'\? .*; correct \"task\" there, or add the task to the prompts$"
+    with pytest.raises(UserError, match=rf"^{path}: {place}{cure}"):
+        check_tasks(path, clips, prompts)
+    with pytest.raises(UserError, match=rf"^x\.json: {place}{cure}"):
+        check_tasks(path, [dataclasses.replace(clip, source="x.json") for clip in clips], prompts)
+    check_tasks(path, clips[:1], prompts)
 
 
 def test_offset_makes_a_span_and_a_name(tmp_path: Path) -> None:

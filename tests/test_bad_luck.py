@@ -1,10 +1,13 @@
 """Bad luck in training: losses that are not finite, memory that runs out, and what follows."""
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import limited_memory
+import processes
 import pytest
 import torch
 import train as train_script
@@ -119,6 +122,26 @@ def test_single_clips_that_do_not_fit_are_skipped(
     folder = train(tmp_path)
     (skip,) = [r for r in read_log(folder) if r["event"] == "skip"]
     assert (skip["reason"], len(skip["ids"])) == ("out of memory", 4)
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason", "num_clips"),
+    [("9,0", "out of memory", 4), ("9,-1", "non-finite loss", 2), ("9,1", "", 0)],
+)
+def test_processes_leave_a_step_out_together(
+    limits: str, reason: str, num_clips: int, tmp_path: Path
+) -> None:
+    """What goes wrong goes wrong in the second process, which has clips in every other step; where
+    its memory holds one clip, both processes take one at a time."""
+    command = arguments(tmp_path, *OPTIONS, "run.batch_size_train=2")
+    where = {"MEMORY_CLIPS": limits}
+    outcome = processes.run(limited_memory.main, command, tmp_path, num_processes=2, **where)
+    assert outcome.statuses == (0, 0), outcome.stderr[-2000:]
+    (folder,) = run_folders(tmp_path)
+    skips = [r for r in read_log(folder) if r["event"] == "skip"]
+    expected = [(step, reason, num_clips) for step in (0, 2)] if reason else []
+    assert [(r["step"], r["reason"], len(set(r["ids"]))) for r in skips] == expected
+    assert json.loads((folder / "summary.json").read_text())["validations"]
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(

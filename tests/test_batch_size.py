@@ -1,24 +1,22 @@
 """`--find-batch-size`: the search, the rule for CPUs, and the command under little memory."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import limited_memory
+import processes
 import pytest
 import train as train_script
-from training_runs import DEV, ROOT, arguments, torchrun
+from training_runs import DEV, arguments
 
 from audiolm.audio.loading import audio_seconds
 from audiolm.config_file import load_config
+from audiolm.errors import UserError
 from audiolm.models.salmonn import SALMONN
 from audiolm.training import batch_size
 from audiolm.training.batch_size import HostMemory, find_batch_size, find_largest
-
-PROGRAM = ROOT / "tests" / "limited_memory.py"
 
 
 @pytest.mark.parametrize("limit", range(35))
@@ -60,46 +58,35 @@ def test_a_cpu_is_not_asked_for_more_than_is_available(monkeypatch: pytest.Monke
 
 
 def find(
-    tmp_path: Path, launcher: list[str], memory_clips: str, *changes: str
-) -> subprocess.CompletedProcess[str]:
+    tmp_path: Path, memory_clips: str, *changes: str, num_processes: int = 1
+) -> processes.Outcome:
     """Run the command on 20 clips in steps of 12, and see that it leaves no file behind."""
     rows = json.loads((DEV / "annotation_asr.json").read_text())["annotation"]
     annotation = tmp_path / "clips.json"
     annotation.write_text(json.dumps({"annotation": rows[:4] * 5}))
-    places = [tmp_path / "runs", tmp_path / "temporary"]
+    runs, temporary = places = [tmp_path / "runs", tmp_path / "temporary"]
     for place in places:
         place.mkdir()
     data = (f"datasets.train_ann_path={annotation}", f"datasets.prefix={DEV}/audio")
-    result = subprocess.run(
-        [*launcher, str(PROGRAM), *arguments(places[0], *data, *changes, "--find-batch-size")],
-        capture_output=True,
-        text=True,
-        env={
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(ROOT / "audiolm-trainer"),
-            "MEMORY_CLIPS": memory_clips,
-            "TMPDIR": str(places[1]),
-        },
-        check=False,
-    )
-    left = [str(path) for place in places for path in place.rglob("*.*")]
-    assert not [path for path in left if "torchelastic" not in path]
-    return result
+    command = arguments(runs, *data, *changes, "--find-batch-size")
+    limits = {"MEMORY_CLIPS": memory_clips, "TMPDIR": str(temporary)}
+    outcome = processes.run(limited_memory.main, command, tmp_path, num_processes, **limits)
+    assert not [path for place in places for path in place.rglob("*.*")]
+    return outcome
 
 
 def test_the_command_names_the_size_and_options_that_keep_the_step(tmp_path: Path) -> None:
     changes = ("run.batch_size_train=2", "run.accum_grad_iters=6")
-    result = find(tmp_path, [sys.executable], "5", *changes)
-    assert result.returncode == 0, result.stderr[-2000:]
+    result = find(tmp_path, "5", *changes)
+    assert result.statuses == (0,), result.stderr[-2000:]
     assert "largest batch that fits in each process: 5 clips" in result.stdout
     assert result.stdout.endswith("run.batch_size_train=4 run.accum_grad_iters=3\n")
 
 
 def test_two_processes_take_what_fits_on_both(tmp_path: Path) -> None:
     changes = ("run.batch_size_train=6", "run.accum_grad_iters=1")
-    result = find(tmp_path, torchrun(2), "7,3", *changes)
-    assert result.returncode == 0, result.stderr[-2000:]
+    result = find(tmp_path, "7,3", *changes, num_processes=2)
+    assert result.statuses == (0, 0), result.stderr[-2000:]
     assert (
         result.stdout.count("largest batch that fits in each process: 3 clips") == 1
     )  # of one process only
@@ -109,11 +96,16 @@ def test_two_processes_take_what_fits_on_both(tmp_path: Path) -> None:
 
 
 def test_no_room_for_one_clip_points_to_the_plan(tmp_path: Path) -> None:
-    result = find(tmp_path, [sys.executable], "0")
-    assert result.returncode == 2
+    result = find(tmp_path, "0")
+    assert result.statuses == (2,)
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("error:")]
     assert "not even one clip fits" in line
     assert "--plan" in line
+
+
+def test_shards_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"does not work with run\.fsdp.*--plan"):
+        train_script.main(arguments(tmp_path, "run.fsdp=true", "--find-batch-size"))
 
 
 def test_the_worst_batch_has_the_longest_clip_and_answer(

@@ -17,7 +17,7 @@ TABLE = {
     5: "test_train: test_learning_rate_never_saw_tooths",
     6: "test_train: test_defect_06_loss_is_a_mean_over_all_answer_tokens",
     7: "test_model: test_freezing, test_frozen_encoders_are_not_random_in_training",
-    8: "test_train: test_defect_08_rank_alone_is_one_process, test_torchrun_with_two_processes",
+    8: "test_train: test_defect_08_rank_alone_is_one_process, test_two_processes",
     9: "test_train: test_loggers_are_optional_and_offline",
     10: "test_train: test_defect_10_no_token_in_any_file",
     11: "test_model: test_attention_implementation_is_passed_on",

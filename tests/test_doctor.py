@@ -166,7 +166,12 @@ def test_a_checkpoint_of_another_width(content: dict[str, Any], tmp_path: Path) 
 def test_a_missing_task(content: dict[str, Any], tmp_path: Path) -> None:
     row = {"path": "a.wav", "text": "a", "task": "gender"}
     write_json(tmp_path / "train.json", {"annotation": [row]})
-    assert_found(find_problems(content), "prompts: ", "no prompt for gender")
+    assert_found(
+        find_problems(content),
+        "prompts: ",
+        "train.json: annotation[0]",
+        "no prompt for task 'gender'",
+    )
 
 
 def test_an_annotation_that_does_not_parse(content: dict[str, Any], tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_reader_takes_any_file_or_says_why_not(
         ('{"annotation" [{"path": "a"}]}', "':' delimiter at line 1, column 15"),
         ("{annotation: []}", "double quotes at line 1, column 2"),
         ("", "line 1, column 1"),
-        ('{"path": "a"}\n{"path": "b"}\n', "line 2, column 1 .*name it .jsonl"),
+        ('{"path": "a"}\n{"path": "b"}\n', "line 2, column 1; .*name it .jsonl"),
     ],
 )
 @pytest.mark.parametrize("window", [2, 1 << 20])

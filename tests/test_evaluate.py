@@ -769,7 +769,11 @@ def change(**values: Any) -> Callable[[list[dict[str, Any]]], Any]:
 ENTRY_MISTAKES: dict[str, tuple[str, Callable[[list[dict[str, Any]]], Any], str]] = {
     "bare list": ("valid_asr", lambda entries: entries, r"is a bare list"),
     "no list": ("valid_asr", lambda entries: {"annotations": entries}, r'is "annotations" meant'),
-    "unknown task": ("valid_asr", change(task="ars"), r"no prompt for task 'ars' .*mean 'asr'"),
+    "unknown task": (
+        "valid_asr",
+        change(task="ars"),
+        r"\[1\] .* no prompt for task 'ars' .*mean 'asr'",
+    ),
     "no text": ("valid_asr", change(text=None), r'annotation\[1\]: "text" is missing'),
     "no id": ("submission_asr", change(testset_id=None), r'\[1\]: "testset_id" is missing'),
     "id twice": ("submission_aac", change(testset_id="test0000"), r"'test0000' is used before"),

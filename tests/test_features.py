@@ -3,15 +3,13 @@
 import dataclasses
 import fcntl
 import json
-import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import processes
 import pytest
 import soundfile
 import torch
@@ -564,58 +562,49 @@ def test_training_from_the_cache_gives_the_losses_of_training_from_audio(tmp_pat
 
 # Several processes
 
-PROGRAM = """
-import json, os, sys
-import torch
-from accelerate import Accelerator
-from audiolm.config_file import load_config
-from audiolm.data.annotations import load_annotation
-from audiolm.errors import run_command
-from audiolm.training import features
-from audiolm.training.feature_encoder import ClipEncoder
 
-encoded = []
-real = ClipEncoder.encode
-ClipEncoder.encode = lambda self, item: encoded.append(1) or real(self, item)
-features.MAX_SHARD_CLIPS = 1
+def fill_share(arguments: Sequence[str]) -> int:
+    """In a process of its own, with a shard per clip: encode, and write how many and their sum."""
+    encoded: list[int] = []
+    real = ClipEncoder.encode
 
-def main(arguments):
+    def encode(self: ClipEncoder, item: dict[str, Any]) -> dict[str, torch.Tensor]:
+        encoded.append(1)
+        return real(self, item)
+
+    ClipEncoder.encode = encode  # type: ignore[method-assign]
+    features_module.MAX_SHARD_CLIPS = 1
     config = load_config(arguments[0], arguments[1:])
-    clips = load_annotation(config.datasets.train_ann_path)
+    clips = load_clips(config)
     accelerator = Accelerator(cpu=True)
-    cache = features.ensure_features(
+    cache = features_module.ensure_features(
         config, accelerator, clips, dtype=torch.float32, report=lambda line: None
     )
-    total = sum(cache.load(clip)["speech_frames"].double().sum().item() for clip in clips)
+    assert cache is not None
     with open(f"rank{accelerator.process_index}.json", "w") as file:
-        json.dump([len(encoded), total], file)
+        json.dump([len(encoded), sum_features(cache, clips)], file)
+    accelerator.end_training()
     return 0
 
-run_command(main)
-"""
+
+def sum_features(cache: FeatureCache, clips: Sequence[Clip]) -> float:
+    return sum(cache.load(clip)["speech_frames"].double().sum().item() for clip in clips)
 
 
-def run_two(config: Config, tmp_path: Path) -> subprocess.CompletedProcess[str]:
-    program = tmp_path / "program.py"
-    program.write_text(PROGRAM)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+def run_two(config: Config, tmp_path: Path) -> processes.Outcome:
     changes = [
         f"datasets.{name}={getattr(config.datasets, name)}"
         for name in ("prefix", "feature_cache", "bad_audio")
     ]
-    search = os.pathsep.join([str(ROOT / "audiolm-trainer"), os.environ.get("PYTHONPATH", "")])
-    return subprocess.run(
-        [*launcher, str(program), str(DEV / "config_lora.yaml"), *changes, "run.num_workers=1"],
-        capture_output=True, text=True, cwd=tmp_path, check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": search},
-    )  # fmt: skip
+    command = [str(DEV / "config_lora.yaml"), *changes, "run.num_workers=1"]
+    return processes.run(fill_share, command, tmp_path, num_processes=2)
 
 
 @pytest.mark.slow
 def test_two_processes_share_the_work(config: Config, tmp_path: Path) -> None:
     config.datasets.bad_audio = "skip"
     result = run_two(config, tmp_path)
-    assert result.returncode == 0, result.stderr[-2000:]
+    assert result.statuses == (0, 0), result.stderr[-2000:]
     (first, total), (second, other_total) = (
         json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)
     )
@@ -623,13 +612,13 @@ def test_two_processes_share_the_work(config: Config, tmp_path: Path) -> None:
     clips = load_clips(config)
     alone = ensure(config)  # checks a sample, too
     assert total == other_total
-    assert total == sum(alone.load(c)["speech_frames"].double().sum().item() for c in clips)
+    assert total == sum_features(alone, clips)
 
 
 @pytest.mark.slow
 def test_bad_audio_stops_all_processes(config: Config, tmp_path: Path) -> None:
     break_clip(config, 3, "unreadable")
     result = run_two(config, tmp_path)
-    assert result.returncode != 0
+    assert result.statuses == (2, 2)
     assert result.stderr.count("error: annotation[3]") == 2  # one line from each process
     assert "Traceback" not in result.stderr.split("error: annotation[3]")[0]

@@ -1,17 +1,15 @@
 """One optimiser step, split in every way: the gradients are those of the whole step at once."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import gradient_of_a_step
+import processes
 import pytest
 import torch
-from training_runs import DEV, ROOT, arguments, torchrun
+from training_runs import DEV, arguments
 
-PROGRAM = ROOT / "tests" / "gradient_of_a_step.py"
 WORDS = "one two three four five six seven eight nine".split()
 EXACT = ("model.qformer.dropout=0", "run.optims.max_grad_norm=0", f"datasets.prefix={DEV}/audio")
 
@@ -41,16 +39,9 @@ def take_step(
         f"run.accum_grad_iters={accumulation}",
         *options,
     )
-    launcher = [sys.executable] if num_processes == 1 else torchrun(num_processes)
-    result = subprocess.run(
-        [*launcher, str(PROGRAM), str(out), *arguments(tmp_path, *changes)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "audiolm-trainer")},
-        timeout=500,  # processes that wait for each other would do so for ever
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
+    what = [str(out), *arguments(tmp_path, *changes)]
+    outcome = processes.run(gradient_of_a_step.main, what, tmp_path, num_processes)
+    assert not any(outcome.statuses), outcome.stderr[-3000:]
     return torch.load(out, weights_only=True)
 
 
@@ -83,12 +74,16 @@ def test_any_split_of_a_step_has_its_gradient(
     assert difference / total < 1e-6
 
 
-def test_a_process_without_clips_takes_part(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    """Three clips over two processes and two micro-batches: one of the four shares is empty."""
-    alone = gradients(tmp_path_factory.mktemp("alone"), 1, 3, 1, num_clips=3)
-    shared = gradients(tmp_path, 2, 1, 2, num_clips=3)
+@pytest.mark.parametrize("options", [(), ("run.precision=fp16", "run.fsdp=true")])
+def test_a_process_without_clips_takes_part(options: tuple[str, ...], tmp_path: Path) -> None:
+    """Of one clip, the other process gets nothing; of three, one micro-batch is empty. A loss
+    scaler that has nothing to scale unscales all the same."""
+    precision = options[:1]
+    num_clips = 1 if precision else 3
+    alone = gradients(tmp_path, 1, num_clips, 1, *precision, num_clips=num_clips)
+    shared = gradients(tmp_path, 2, 1, 2, *options, num_clips=num_clips)
+    assert shared.keys() == alone.keys()
     total = torch.stack([gradient.norm() for gradient in alone.values()]).norm()
+    assert total > 1e-3
     for name, gradient in alone.items():
         assert (shared[name] - gradient).norm() / total < 1e-6, name

@@ -417,6 +417,20 @@ def test_the_page_shows_the_plan_of_both_stages(
             assert [s for s in shown.strip().split("\n\n") if s not in text] == [], (name, stage)
 
 
+def test_shards_are_told_with_what_they_take_off(
+    offline_hub: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """28 layers of Llama-3.2-3B: 2 x 2,818,744,320 bytes, of which two layers are whole."""
+    monkeypatch.chdir(tmp_path)
+    planned = plan_run(read_shipped("train_stage1.yaml", "run.fsdp=true"), SIZES_DIR, is_gpu=True)
+    layers = 2 * 2_818_744_320 / GIB
+    (note,) = [note for note in planned.notes if note.startswith("run.fsdp")]
+    assert f"({layers:.2f} GiB)" in note
+    for num in (2, 4, 8):
+        assert f"{layers * (1 - 1 / num - 2 / 28):.2f} with {num} processes" in note
+    assert not [text for text, _ in list_steps(planned.setting) if "nf4" in text]
+
+
 def test_own_folders_come_first(tiny: StackPaths) -> None:
     config = make_config(tiny)
     assert not find_model_sources(config.model, SIZES_DIR).notes

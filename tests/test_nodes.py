@@ -1,22 +1,17 @@
 """Several machines: two torchrun agents on loopback, and a worker that is killed and comes back."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
-from training_runs import TRAIN, arguments, read_log, run_folders, run_train, torchrun
+from processes import PATIENCE_SECONDS, Group, find_free_port, started
+from torch.distributed.run import main as run_agent
+from training_runs import TRAIN, arguments, read_log, run_folders, run_train
 
 from audiolm.models.checkpoint import read_checkpoint
-from audiolm.training.saving import find_saves
 
 OPTIONS = (
     "model.lora_dropout=0.1",
@@ -27,39 +22,6 @@ OPTIONS = (
     "run.keep_last=0",
     "run.num_workers=0",
 )
-
-
-def find_free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def agent(*options: str) -> list[str]:
-    """The start of a command on one node that meets the others at a port of this machine."""
-    return [sys.executable, "-m", "torch.distributed.run", "--rdzv_backend=c10d", *options]
-
-
-@contextmanager
-def started(command: list[str], tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A command that is running; it and its children are gone afterwards."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    log = (tmp_path / f"{time.monotonic_ns()}.txt").open("w+")
-    process = subprocess.Popen(
-        command, stdout=log, stderr=subprocess.STDOUT, text=True, env=env, cwd=tmp_path
-    )
-    family = psutil.Process(process.pid)
-    try:
-        yield process
-        if process.returncode:
-            log.seek(0)
-            pytest.fail(log.read()[-3000:])
-    finally:
-        if process.poll() is None:
-            for child in [*family.children(recursive=True), family]:
-                child.kill()
-            process.wait()
-        log.close()
 
 
 def the_run(tmp_path: Path) -> Path:
@@ -76,20 +38,31 @@ def assert_same_weights(one: Path, other: Path) -> None:
 
 @pytest.fixture(scope="module")
 def one_node(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of two processes on one node, undisturbed."""
+    """The folder of a run of two processes without torchrun, undisturbed."""
     tmp_path = tmp_path_factory.mktemp("one_node")
-    run_train(torchrun(2), tmp_path, *OPTIONS)
+    run_train(tmp_path, *OPTIONS, num_processes=2)
     return the_run(tmp_path)
+
+
+def agent(tmp_path: Path, *options: str, resume: str = "") -> list[str]:
+    """torchrun's arguments: a node that meets the others at a port of this machine."""
+    more = ["--resume", resume] if resume else []
+    return ["--rdzv_backend=c10d", *options, str(TRAIN), *arguments(tmp_path, *OPTIONS), *more]
 
 
 def test_two_nodes_train_like_one(one_node: Path, tmp_path: Path) -> None:
     where = f"--rdzv_endpoint=127.0.0.1:{find_free_port()}"
-    node = agent("--nnodes=2", "--nproc_per_node=1", "--rdzv_id=two_nodes", where)
-    command = [*node, str(TRAIN), *arguments(tmp_path, *OPTIONS)]
-    with started(command, tmp_path) as first, started(command, tmp_path) as second:
-        second.wait(timeout=500)
-        first.wait(timeout=500)
+    node = agent(tmp_path, "--nnodes=2", "--nproc_per_node=1", "--rdzv_id=two_nodes", where)
+    with started(torchrun, node, tmp_path) as first, started(torchrun, node, tmp_path) as second:
+        for outcome in (second.wait(), first.wait()):
+            assert outcome.statuses == (0,), outcome.stderr[-3000:]
     assert_same_weights(one_node, the_run(tmp_path))
+
+
+def torchrun(arguments: list[str]) -> int:
+    """One agent; its workers are `python train.py`."""
+    run_agent(arguments)
+    return 0
 
 
 def test_a_killed_worker_comes_back_and_the_run_ends_as_if_nothing_had_been(
@@ -97,14 +70,12 @@ def test_a_killed_worker_comes_back_and_the_run_ends_as_if_nothing_had_been(
 ) -> None:
     """torchrun restarts both workers, and `--resume auto` goes on from the last save."""
     where = f"--rdzv_endpoint=127.0.0.1:{find_free_port()}"
-    launcher = agent("--nproc_per_node=2", "--max_restarts=5", "--rdzv_id=restart", where)
-    command = [*launcher, str(TRAIN), *arguments(tmp_path, *OPTIONS), "--resume", "auto"]
-    with started(command, tmp_path) as process:
-        while not (folders := run_folders(tmp_path)) or len(find_saves(folders[0])) < 2:
-            assert process.poll() is None, "it ended before a worker was killed"
-            time.sleep(0.05)
-        find_worker(process.pid, rank=1).kill()
-        process.wait(timeout=500)
+    options = ("--nproc_per_node=2", "--max_restarts=5", "--rdzv_id=restart", where)
+    with started(torchrun, agent(tmp_path, *options, resume="auto"), tmp_path) as group:
+        wait_for_saves(group, tmp_path, 2)
+        find_worker(group, rank=1).kill()
+        outcome = group.wait()
+        assert outcome.statuses == (0,), outcome.stderr[-3000:]
     folder = the_run(tmp_path)
     # More than once where the machine is so busy that a restarted worker misses its rendezvous.
     resumed = [record for record in read_log(folder) if record["event"] == "resume"]
@@ -115,8 +86,18 @@ def test_a_killed_worker_comes_back_and_the_run_ends_as_if_nothing_had_been(
     assert summaries[0]["validations"] == summaries[1]["validations"]
 
 
-def find_worker(agent_pid: int, rank: int) -> psutil.Process:
+def wait_for_saves(group: Group, tmp_path: Path, num: int) -> None:
+    """Until the run has that many; by the names of files alone, since it is writing them."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while len(list(tmp_path.glob("*/*.state"))) < num:
+        assert group.is_running, group.read().stderr[-3000:]
+        assert time.monotonic() < deadline, group.read().stderr[-3000:]
+        time.sleep(0.05)
+
+
+def find_worker(group: Group, rank: int) -> psutil.Process:
     """The process of a rank among an agent's children."""
-    children = psutil.Process(agent_pid).children()
+    (agent,) = group.processes
+    children = psutil.Process(agent.pid).children()
     (worker,) = [child for child in children if child.environ().get("RANK") == str(rank)]
     return worker

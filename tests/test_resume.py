@@ -3,20 +3,21 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import processes
 import pytest
 import torch
 import train as train_script
-from training_runs import TRAIN, arguments, read_log, run_folders, run_train, torchrun
+from training_runs import arguments, read_log, run_folders, run_train
 
 from audiolm.errors import UserError
 from audiolm.models.checkpoint import read_checkpoint
-from audiolm.training import saving
+from audiolm.training import interrupts, saving
 from audiolm.training.saving import find_saves, state_path
 
 # Dropout, accumulation, and log lines that do not fall together with saves.
@@ -118,14 +119,14 @@ def test_a_kill_during_validation_repeats_only_the_validation(
 def test_two_processes_stop_by_the_clock_and_go_on_bit_for_bit(tmp_path: Path) -> None:
     """Each start may take one step; the straight run takes all."""
     options = (*OPTIONS, "run.batch_size_train=1", "run.optims.max_epoch=1")
-    run_train(torchrun(2), tmp_path / "straight", *options)
+    run_train(tmp_path / "straight", *options, num_processes=2)
     out_of_time = (*options, "run.max_time_minutes=0.000001")
-    said = run_train(torchrun(2), tmp_path / "stopped", *out_of_time)
+    said = run_train(tmp_path / "stopped", *out_of_time, num_processes=2)
     assert "stopped after step 1 (time is up)" in said
     assert "--resume" in said
-    said = run_train(torchrun(2), tmp_path / "stopped", *out_of_time, "--resume", "auto")
+    said = run_train(tmp_path / "stopped", *out_of_time, "--resume", "auto", num_processes=2)
     assert "stopped after step 2" in said
-    run_train(torchrun(2), tmp_path / "stopped", *options, "--resume", "auto")
+    run_train(tmp_path / "stopped", *options, "--resume", "auto", num_processes=2)
     straight, stopped = the_run(tmp_path / "straight"), the_run(tmp_path / "stopped")
     assert losses(straight) == losses(stopped)
     first, second = weights(straight, "checkpoint_0.pth"), weights(stopped, "checkpoint_0.pth")
@@ -140,9 +141,10 @@ def test_another_number_of_processes_keeps_the_step(tmp_path: Path) -> None:
         "run.batch_size_train=1",
         "model.qformer.dropout=0",
     )
-    run_train(torchrun(2), tmp_path / "straight", *options)
-    run_train(torchrun(2), tmp_path / "moved", *options, "run.max_time_minutes=0.000001")
-    said = run_train([sys.executable], tmp_path / "moved", *options, "--resume", "auto")
+    run_train(tmp_path / "straight", *options, num_processes=2)
+    out_of_time = (*options, "run.max_time_minutes=0.000001")
+    run_train(tmp_path / "moved", *out_of_time, num_processes=2)
+    said = run_train(tmp_path / "moved", *options, "--resume", "auto")
     assert "2 clips a step" in said
     straight, moved = the_run(tmp_path / "straight"), the_run(tmp_path / "moved")
     assert [r["num_processes"] for r in read_log(moved) if r["event"] == "resume"] == [1]
@@ -151,19 +153,18 @@ def test_another_number_of_processes_keeps_the_step(tmp_path: Path) -> None:
         torch.testing.assert_close(second[key], value, rtol=1e-4, atol=1e-6)
 
 
-def start(tmp_path: Path, *changes: str, past: int = 0) -> subprocess.Popen[str]:
+@contextmanager
+def started(tmp_path: Path, *changes: str, past: int = 0) -> Iterator[processes.Group]:
     """A long run in a process of its own, which by now has made saves beyond step `past`."""
     endless = ("run.iters_per_epoch=2000", "run.save_every_steps=1", "run.keep_last=2")
-    process = subprocess.Popen(
-        [sys.executable, str(TRAIN), *arguments(tmp_path, *endless, *changes)],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    while process.poll() is None and newest_step(tmp_path) < past + 2:
-        time.sleep(0.05)
-    assert process.poll() is None, process.communicate()[1]
-    return process
+    command = arguments(tmp_path, *endless, *changes)
+    with processes.started(train_script.main, command, tmp_path) as group:
+        deadline = time.monotonic() + processes.PATIENCE_SECONDS
+        while newest_step(tmp_path) < past + 2:
+            assert group.is_running, group.read().stderr
+            assert time.monotonic() < deadline, group.read().stderr
+            time.sleep(0.05)
+        yield group
 
 
 def newest_step(tmp_path: Path) -> int:
@@ -176,10 +177,12 @@ def newest_step(tmp_path: Path) -> int:
 def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
     number: signal.Signals, tmp_path: Path
 ) -> None:
-    process = start(tmp_path)
-    process.send_signal(number)
-    said = process.communicate()[1]
-    assert process.returncode == 0, said
+    with started(tmp_path) as group:
+        (process,) = group.processes
+        os.kill(process.pid, number)
+        outcome = group.wait()
+    said = outcome.stderr
+    assert outcome.statuses == (0,), said
     folder = the_run(tmp_path)
     last = find_saves(folder)[-1].position.step
     assert f"stopped after step {last} ({number.name})" in said
@@ -188,20 +191,34 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
     assert (record["event"], record["step"], record["reason"]) == ("stop", last, number.name)
 
 
+def test_a_signal_that_comes_twice_is_one_and_a_later_one_ends_the_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """torchrun passes on what its workers got from the terminal too."""
+    now = 100.0
+    monkeypatch.setattr(interrupts.time, "monotonic", lambda: now)
+    before = signal.getsignal(signal.SIGINT)
+    with interrupts.StopRequest() as stop:
+        assert not stop.reason
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.reason == "SIGINT"
+        now += 6
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 def test_a_kill_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
     """SIGKILL at whatever moment, four times over: each start goes on from a complete save."""
-    reached = 0
-    process = start(tmp_path)
-    for _ in range(4):
-        process.kill()
-        process.communicate()
-        folder = the_run(tmp_path)
+    reached, resume = 0, ()
+    for _ in range(5):
+        with started(tmp_path, *resume, past=reached) as group:
+            group.kill()
+        folder, resume = the_run(tmp_path), ("--resume", "auto")
         step = find_saves(folder)[-1].position.step
         assert step > reached
         reached = step
-        process = start(tmp_path, "--resume", "auto", past=reached)
-    process.kill()
-    process.communicate()
     resumed = [r["step"] for r in read_log_leniently(folder) if r["event"] == "resume"]
     assert len(set(resumed)) == 4
     assert resumed == sorted(resumed)
@@ -331,12 +348,7 @@ def test_processes_that_cannot_share_a_step_are_refused(
     """Three clips a step: two processes cannot share them."""
     options = ("run.batch_size_train=3", "run.iters_per_epoch=4", "run.save_every_steps=1")
     train_until(2, monkeypatch, tmp_path, *options)
-    result = subprocess.run(
-        [*torchrun(2), str(TRAIN), *arguments(tmp_path, *options, "--resume", "auto")],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
-    assert result.returncode != 0
-    assert "3 clips: 2 processes cannot share them" in result.stderr
+    again = arguments(tmp_path, *options, "--resume", "auto")
+    outcome = processes.run(train_script.main, again, tmp_path, num_processes=2)
+    assert 2 in outcome.statuses
+    assert "3 clips: 2 processes cannot share them" in outcome.stderr

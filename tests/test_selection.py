@@ -2,15 +2,19 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import train as train_script
 from training_runs import arguments, read_log, run_folders
 
+from audiolm.data.clips import Clip
 from audiolm.errors import UserError
 from audiolm.models.checkpoint import read_checkpoint
+from audiolm.training.samples import write_samples
 from audiolm.training.selection import (
     average_best,
     count_without_progress,
@@ -78,6 +82,24 @@ def test_validation_every_few_steps_scores_answers(tmp_path: Path) -> None:
     assert len(samples) == 5
     assert all((folder / sample["audio"]).is_file() for sample in samples)
     assert sum(t["num_clips"] for t in validations[0]["tasks"].values()) == 5
+
+
+def test_samples_are_of_every_task_and_the_same_each_time(tmp_path: Path) -> None:
+    clips = [Clip(n, f"{n}.wav", task="asr" if n < 30 else "gender") for n in range(40)]
+    data: Any = SimpleNamespace(clips=clips, load_waveform=lambda index: np.zeros(160))
+    answers = [
+        {"index": clip.index, "id": clip.path, "task": clip.task, "prompt": "", "references": [],
+         "hypothesis": ""} for clip in clips
+    ]  # fmt: skip
+    ids = []
+    for step in (3, 6):
+        write_samples(tmp_path, answers, data, step)
+        samples = json.loads((tmp_path / "samples.json").read_text())
+        assert {sample["step"] for sample in samples} == {step}
+        assert [sample["task"] for sample in samples] == ["asr"] * 6 + ["gender"] * 6
+        ids.append([sample["id"] for sample in samples])
+    assert ids[0] == ids[1]
+    assert len(list((tmp_path / "samples").iterdir())) == 12
 
 
 def test_early_stopping_ends_the_run_as_finished(tmp_path: Path) -> None:

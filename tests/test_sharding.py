@@ -1,13 +1,13 @@
 """`run.fsdp`: an LLM split over two processes trains, answers and resumes like a whole one."""
 
 import json
-import sys
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from test_gradients import gradients, take_step
-from training_runs import DEV, read_log, run_folders, run_train, torchrun
+from training_runs import DEV, read_log, run_folders, run_train
 
 from audiolm.config_file import load_config
 from audiolm.errors import UserError
@@ -60,13 +60,18 @@ def unsharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(tmp_path_factory.mktemp("unsharded"))
 
 
-def train(tmp_path: Path, *changes: str, num_processes: int = 2) -> Path:
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(tmp_path_factory.mktemp("sharded"), "run.fsdp=true")
+
+
+def train(tmp_path: Path, *changes: str) -> Path:
+    """The folder of a run of two processes."""
     rows = json.loads((DEV / "annotation_asr.json").read_text())["annotation"][:3]
-    annotation = tmp_path / "valid.json"
+    annotation = tmp_path.parent / "valid.json"
     annotation.write_text(json.dumps({"annotation": rows}))
     where = (f"datasets.valid_ann_path={annotation}", f"datasets.prefix={DEV}/audio")
-    launcher = torchrun(num_processes) if num_processes > 1 else [sys.executable]
-    run_train(launcher, tmp_path, *OPTIONS, *where, *changes)
+    run_train(tmp_path, *OPTIONS, *where, *changes, num_processes=2)
     (folder,) = run_folders(tmp_path)
     return folder
 
@@ -76,30 +81,30 @@ def results(folder: Path) -> list[tuple[int, float, float]]:
     return [(record["step"], record["loss"], record["grad_norm"]) for record in records]
 
 
-def test_a_sharded_run_is_the_unsharded_one(unsharded: Path, tmp_path: Path) -> None:
+def test_a_sharded_run_is_the_unsharded_one(sharded: Path, unsharded: Path) -> None:
     """Losses, answers, scores and the files themselves; dropout and checkpointed layers too."""
-    folder = train(tmp_path, "run.fsdp=true")
-    assert results(folder) == results(unsharded)
-    summaries = [json.loads((f / "summary.json").read_text()) for f in (folder, unsharded)]
+    assert results(sharded) == results(unsharded)
+    summaries = [json.loads((f / "summary.json").read_text()) for f in (sharded, unsharded)]
     assert summaries[0]["validations"] == summaries[1]["validations"]
-    assert (folder / "samples.json").read_text() == (unsharded / "samples.json").read_text()
+    assert (sharded / "samples.json").read_text() == (unsharded / "samples.json").read_text()
     for name in ("checkpoint_0.pth", "checkpoint_1.pth"):
-        found, expected = (read_checkpoint(f / name) for f in (folder, unsharded))
+        found, expected = (read_checkpoint(f / name) for f in (sharded, unsharded))
         assert found["model"].keys() == expected["model"].keys()
         assert all(torch.equal(v, expected["model"][k]) for k, v in found["model"].items())
         assert type(found["model"]["speech_query_tokens"]) is torch.Tensor
 
 
-@pytest.mark.parametrize(("before", "after"), [("true", "false"), ("false", "true")])
+@pytest.mark.parametrize("is_sharded_after", [False, True])
 def test_a_run_goes_on_with_and_without_shards(
-    before: str, after: str, unsharded: Path, tmp_path: Path
+    is_sharded_after: bool, sharded: Path, unsharded: Path, tmp_path: Path
 ) -> None:
-    folder = train(tmp_path, f"run.fsdp={before}")
+    before = unsharded if is_sharded_after else sharded
+    folder = Path(shutil.copytree(before, tmp_path / before.name))
     for name in ("summary.json", "checkpoint_0.pth", "checkpoint_1.pth"):
         (folder / name).unlink()  # what is left ends with step 3 and step 6
     for path in folder.glob("checkpoint_step6.*"):
         path.unlink()
-    train(tmp_path, f"run.fsdp={after}", "--resume", "auto")
+    assert train(tmp_path, f"run.fsdp={is_sharded_after}".lower(), "--resume", "auto") == folder
     assert results(folder)[-5:] == results(unsharded)[-5:]
 
 

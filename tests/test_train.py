@@ -1,14 +1,13 @@
 """train.py as users run it: whole runs on the recorded tiny stack, and the arithmetic of a step."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import train as train_script
-from training_runs import DEV, arguments, read_log, run_folders, run_train, torchrun
+from training_runs import DEV, arguments, read_log, run_folders, run_train
 
 from audiolm.config_file import load_config
 from audiolm.errors import UserError
@@ -72,14 +71,21 @@ def test_defect_15_run_folders_do_not_collide(tmp_path: Path) -> None:
     assert all(folder.is_dir() for folder in folders)
 
 
+def test_a_run_folder_is_no_place_for_another_run(finished: Path) -> None:
+    before = sorted(finished.iterdir())
+    with pytest.raises(UserError, match=rf"{finished} is the folder of a run; .*--resume"):
+        train_script.main(arguments(finished))
+    assert sorted(finished.iterdir()) == before
+
+
 def test_defect_08_rank_alone_is_one_process(tmp_path: Path) -> None:
-    run_train([sys.executable], tmp_path, RANK="0")
+    run_train(tmp_path, RANK="0")
     assert len(run_folders(tmp_path)) == 1
 
 
-def test_torchrun_with_two_processes(tmp_path: Path) -> None:
+def test_two_processes(tmp_path: Path) -> None:
     """Defects 8 and 16: gloo on CPUs, and five clips are five clips over two processes."""
-    run_train(torchrun(2), tmp_path, "run.batch_size_train=1")
+    run_train(tmp_path, "run.batch_size_train=1", num_processes=2)
     (folder,) = run_folders(tmp_path)
     assert [r["num_clips"] for r in read_log(folder) if r["event"] == "valid"] == [5, 5]
 
@@ -89,7 +95,6 @@ def test_loggers_are_optional_and_offline(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
     run_train(
-        [sys.executable],
         tmp_path,
         "run.loggers=[tensorboard,wandb]",
         HOME=str(home),

@@ -108,7 +108,10 @@ def valid_line(step: int, loss: float, **values: Any) -> dict[str, Any]:
 def scored_line(step: int, loss: float, wer: float) -> dict[str, Any]:
     scores = {
         "asr": {"wer": {"value": wer, "low": wer - 0.02, "high": wer + 0.03, "num_clips": 64}},
-        "audiocaption_v2": {"cider_d": {"value": 1.5, "low": 1.2, "high": 1.9, "num_clips": 60}},
+        "audiocaption_v2": {
+            "cider_d": {"value": 1.5, "low": 1.2, "high": 1.9, "num_clips": 60},
+            "bleu_4": {"value": 0.3, "low": 0.2, "high": 0.4, "num_clips": 60},
+        },
     }
     tasks = {"asr": {"loss": 0.4, "token_accuracy": 0.8, "num_clips": 100}}
     return valid_line(step, loss, scores=scores, tasks=tasks)
@@ -163,8 +166,8 @@ def test_page_shows_every_curve(full_run: Path) -> None:
     page = Page(path)
     assert list(page.figures) == [
         "Loss", "Loss by task", "Token accuracy", "Token accuracy by task", "WER", "CIDEr-D",
-        "Learning rate", "Gradient norm", "Throughput", "Audio throughput", "Wait for data",
-        "Padding", "Memory",
+        "BLEU-4", "Learning rate", "Gradient norm", "Throughput", "Audio throughput",
+        "Wait for data", "Padding", "Memory",
     ]  # fmt: skip
     assert set(page.figures["Loss"]) == {"training", "validation"}
     assert page.figures["Loss"]["validation"]["x"] == [20, 40]
@@ -186,6 +189,7 @@ def test_page_tells_state_bests_and_tables(full_run: Path) -> None:
     assert "Best validation loss\n0.7000\nnats per answer token, step 40\n" in text
     assert "Best WER, asr\n12.0 %\n10.0 to 15.0, 64 clips, step 40\n" in text
     assert "Best CIDEr-D, audiocaption v2\n1.500\n1.200 to 1.900, 60 clips, step 20\n" in text
+    assert text.count("Best ") == 3  # each task's first score; the others have curves
     assert "20\nout of memory\nx.wav\n" in text
     assert "7\nbroken.wav\nno such file\n" in text
     assert "exp_name: my_run" in text
@@ -501,6 +505,10 @@ def test_linear_axis_holds_its_values(first: float, second: float, from_zero: bo
     assert 2 <= len(axis.ticks) <= 8
     assert len(set(axis.label_ticks())) == len(axis.ticks)
     assert 0 <= axis.place(low) <= axis.place(high) <= 1
+
+
+def test_shares_that_are_all_zero_have_no_axis_below_zero() -> None:
+    assert build_linear_axis(0.0, 0.0, from_zero=True).low == 0
 
 
 @given(st.floats(1e-29, 1e29), st.floats(LOG_SPAN, 1e29))

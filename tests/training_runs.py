@@ -1,12 +1,12 @@
 """Whole training runs on the recorded tiny stack: options, launching, and what a run leaves."""
 
 import json
-import os
-import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import processes
+import train as train_script
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN = ROOT / "audiolm-trainer" / "train.py"
@@ -39,21 +39,13 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-def run_train(launcher: Sequence[str], tmp_path: Path, *changes: str, **env: str) -> str:
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("RANK", "WANDB"))}
-    variables = {**inherited, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", **env}
+def run_train(tmp_path: Path, *changes: str, num_processes: int = 1, **env: str) -> str:
+    """A run that ends well, in processes of its own; what it says."""
     tmp_path.mkdir(exist_ok=True)
-    result = subprocess.run(
-        [*launcher, str(TRAIN), *arguments(tmp_path, *changes)],
-        capture_output=True,
-        text=True,
-        env={name: value for name, value in variables.items() if value},
-        cwd=tmp_path,
-        timeout=500,  # processes that wait for each other would do so for ever
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr[-2000:]
-    return result.stderr
+    options = arguments(tmp_path, *changes)
+    outcome = processes.run(train_script.main, options, tmp_path, num_processes, **env)
+    assert not any(outcome.statuses), outcome.stderr[-2000:]
+    return outcome.stderr
 
 
 def torchrun(num_processes: int, *arguments: str) -> list[str]:

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from audiolm.data.clips import Clip, IndexedClips, find_problem, read_clip
+from audiolm.data.clips import Clip, IndexedClips, find_problem, group_by_task, read_clip
 from audiolm.data.entries import iterate_entries
 from audiolm.errors import UserError
+from audiolm.prompts import PromptBook
 
 MAX_SHOWN_PROBLEMS = 3
 INDEXED_FROM_BYTES = 1 << 22
@@ -94,6 +95,24 @@ def check_clips(
                 " each entry needs its own"
             )
     problems.raise_any()
+
+
+def check_tasks(path: str | Path, clips: Sequence[Clip], prompts: PromptBook) -> None:
+    """See that each clip's task has a prompt; `path` is named where the clips name no file.
+
+    Raises:
+        UserError: naming the first clip whose task has none.
+    """
+    for task, positions in group_by_task(clips).items():
+        try:
+            prompts.choices(task)
+        except UserError as error:
+            clip = clips[int(positions[0])]
+            place = clip.place if clip.source else f"{path}: {clip.place}"
+            more = f" (and {len(positions) - 1} more)" if len(positions) > 1 else ""
+            raise UserError(
+                f'{place}{more}: {error}; correct "task" there, or add the task to the prompts'
+            ) from error
 
 
 def resolve_audio_path(prefix: str | Path, path: str) -> Path:

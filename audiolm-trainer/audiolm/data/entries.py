@@ -45,7 +45,11 @@ def iterate_entries(path: str | Path) -> Iterator[Any]:
         is_empty = False
         yield entry
     if is_empty:
-        raise UserError(f"annotation {path} is an empty list, there is no clip in it")
+        example = '{"path": "a.wav", "text": "...", "task": "asr"}'
+        raise UserError(
+            f"annotation {path} is an empty list, there is no clip in it; "
+            f"add entries like {example}, or name another file"
+        )
 
 
 def check_annotation_output(

@@ -42,7 +42,7 @@ def iterate_json_lines(path: str | Path, purpose: str) -> Iterator[Any]:
                 message, column = _describe(error, 0)
                 raise UserError(
                     f"{purpose} {path} is not valid JSON lines: {message} at line {number}, "
-                    f"column {column + 1}"
+                    f"column {column + 1}; correct that line"
                 ) from error
             yield value
 
@@ -99,6 +99,7 @@ class _ListReader:
         self._pieces = _iterate_text(file, path, purpose, READ_CHARACTERS)
         self._name = f"{purpose} {path}"
         self._key = key
+        self._entry: int | None = None  # of the wanted list, while one is read
         self._text = ""
         self._position = 0  # in the window
         self._line, self._column = 1, 1  # of the window's start in the file
@@ -122,8 +123,10 @@ class _ListReader:
             elif self._peek() != "[":
                 raise UserError(f'{self._name}: "{self._key}" must be a list of entries')
             else:
-                for _ in self._members("[", "]"):
+                for entry, _ in enumerate(self._members("[", "]")):
+                    self._entry = entry
                     yield self._parse()
+                self._entry = None
         if self._peek():
             self._fail("Extra data", self._position)
         if self._key not in keys:
@@ -204,9 +207,13 @@ class _ListReader:
 
     def _fail(self, message: str, position: int) -> None:
         line, column = self._find_place(position)
-        hint = ""
-        if message == "Extra data" and not str(self._name).endswith(LINES_SUFFIXES):
-            hint = " (if it has one object a line, name it .jsonl)"
+        entry = "" if self._entry is None else f", in {self._key}[{self._entry}]"
+        fix = "correct it there"
+        if self._is_at_end and not self._text[position:].strip():
+            fix = "the file ends there: it is empty or was cut short, write it anew"
+        elif message == "Extra data" and not str(self._name).endswith(LINES_SUFFIXES):
+            fix = "if it has one object a line, name it .jsonl"
         raise UserError(
-            f"{self._name} is not valid JSON: {message} at line {line}, column {column}{hint}"
+            f"{self._name} is not valid JSON: {message} at line {line}, column {column}{entry}; "
+            f"{fix}"
         )

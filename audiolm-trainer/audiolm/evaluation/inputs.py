@@ -7,7 +7,7 @@ options are needed, each clip's prompt, how a task is scored; a mistake is a `Us
 from collections.abc import Sequence
 
 from audiolm.config import Config
-from audiolm.data.annotations import Clip, resolve_audio_path
+from audiolm.data.annotations import Clip, check_tasks, resolve_audio_path
 from audiolm.errors import UserError
 from audiolm.prompts import PromptBook, apply_template, split_at_marker
 
@@ -71,7 +71,9 @@ def select_tasks(clips: Sequence[Clip], tasks: Sequence[str], annotation_path: s
     return [clip for clip in clips if clip.task in tasks]
 
 
-def build_prompts(clips: Sequence[Clip], prompt_path: str, template: str) -> list[str]:
+def build_prompts(
+    clips: Sequence[Clip], annotation_path: str, prompt_path: str, template: str
+) -> list[str]:
     """The whole prompt of each clip: its task's sentence, question filled in, in the template.
 
     Raises:
@@ -79,6 +81,7 @@ def build_prompts(clips: Sequence[Clip], prompt_path: str, template: str) -> lis
             `<SpeechHere>` exactly once.
     """
     book = PromptBook.load(prompt_path)
+    check_tasks(annotation_path, clips, book)
     prompts = [apply_template(template, book.first(clip.task, clip.question)) for clip in clips]
     for prompt in dict.fromkeys(prompts):
         split_at_marker(prompt)

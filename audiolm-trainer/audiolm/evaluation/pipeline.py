@@ -99,7 +99,10 @@ def evaluate(config: Config, evaluation: Evaluation) -> EvaluationResult | None:
     clips = select_tasks(clips, evaluation.tasks, annotation_path)
     if evaluation.is_scored:
         _check_scorable(mode, clips)
-    prompts = build_prompts(clips, config.model.test_prompt_path, config.model.prompt_template)
+    options = config.model
+    prompts = build_prompts(
+        clips, annotation_path, options.test_prompt_path, options.prompt_template
+    )
     check_audio_files(
         clips, config.datasets.prefix, skips_missing=config.datasets.bad_audio == "skip"
     )

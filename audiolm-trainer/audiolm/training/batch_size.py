@@ -36,6 +36,12 @@ def find_batch_size(config: Config) -> list[str]:
     Raises:
         UserError: not even one clip fits; or whatever a training run would raise at its start.
     """
+    if config.run.fsdp:
+        raise UserError(
+            "--find-batch-size does not work with run.fsdp: true: a process that runs out of "
+            "memory leaves the others waiting in the middle of a layer; look at the longest batch "
+            "in --plan, and raise run.batch_size_train from 1"
+        )
     trial = copy.deepcopy(config)
     trial.run.loggers = []
     with tempfile.TemporaryDirectory() as folder:

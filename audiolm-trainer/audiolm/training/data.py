@@ -14,7 +14,7 @@ from audiolm.audio.features import LogMel
 from audiolm.audio.loading import MAX_SECONDS, MIN_SECONDS, SAMPLE_RATE_HZ
 from audiolm.config import AugmentConfig, Config, DatasetsConfig
 from audiolm.config_file import list_corpora
-from audiolm.data.annotations import load_annotation
+from audiolm.data.annotations import check_tasks, load_annotation
 from audiolm.data.batches import AudioTally, build_loader, clip_seconds
 from audiolm.data.clips import Clip, collect_tasks
 from audiolm.data.dataset import AudioDataset, SkippedClip
@@ -97,6 +97,7 @@ class ClipBatches:
 
     Attributes:
         plan: as given.
+        source: the annotation, as it is named in messages.
         mixture: of training.
         num_mel_bins: of the log-mel.
         tally: what became of the clips so far.
@@ -114,6 +115,7 @@ class ClipBatches:
     ) -> None:
         self._seed = config.run.seed
         self._datasets = config.datasets
+        self.source = ", ".join(path for path, _ in list_corpora(annotation))
         self.mixture: Mixture | None = None
         if plan is None:
             clips: Sequence[Clip] = load_annotation(annotation, require_text=True)
@@ -283,6 +285,5 @@ def check_data(model: SALMONN, data: ClipBatches) -> None:
         UserError: a task without a prompt, or mel bins that this Whisper does not read.
     """
     assert model.prompts is not None
-    for task in sorted(data.tasks):
-        model.prompts.choices(task)
+    check_tasks(data.source, data.clips, model.prompts)
     check_mel_bins(data.num_mel_bins, model.encoder_sizes.num_mel_bins)

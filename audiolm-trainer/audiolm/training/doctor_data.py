@@ -7,7 +7,8 @@ from pathlib import Path
 
 from audiolm.config import Config
 from audiolm.config_file import list_corpora
-from audiolm.data.annotations import Clip, load_annotation, resolve_audio_path
+from audiolm.data.annotations import Clip, check_tasks, load_annotation, resolve_audio_path
+from audiolm.data.clips import collect_tasks
 from audiolm.errors import UserError
 from audiolm.prompts import PromptBook
 from audiolm.training.doctor_findings import Finding, note, ok, problem
@@ -37,15 +38,10 @@ def check_annotations(config: Config) -> list[Finding]:
 
 def check_prompts(config: Config) -> list[Finding]:
     """Prompt files parse and hold each task of the annotations that are used with them."""
-    tasks: dict[str, set[str]] = {"model.prompt_path": set(), "model.test_prompt_path": set()}
-    for option, _, clips in _iterate_annotations(config):
-        name = "model.prompt_path" if option in TRAIN_OPTIONS else "model.test_prompt_path"
-        if not isinstance(clips, str):
-            tasks[name] |= {clip.task for clip in clips}
     findings = []
-    for option, path in (
-        ("model.prompt_path", config.model.prompt_path),
-        ("model.test_prompt_path", config.model.test_prompt_path),
+    for option, path, users in (
+        ("model.prompt_path", config.model.prompt_path, TRAIN_OPTIONS),
+        ("model.test_prompt_path", config.model.test_prompt_path, TEST_OPTIONS),
     ):
         if not path or not Path(path).is_file():
             continue  # said among the paths
@@ -54,13 +50,17 @@ def check_prompts(config: Config) -> list[Finding]:
         except UserError as error:
             findings.append(problem("prompts", f"{option}: {error}"))
             continue
-        missing = sorted(tasks[option] - set(book.tasks))
-        if missing:
-            text = f"{option}: {path} has no prompt for {', '.join(missing)}; add one for each"
-            findings.append(problem("prompts", text))
-        else:
-            text = f"{option}: {len(book.tasks)} tasks, {len(tasks[option])} of them in use"
-            findings.append(ok("prompts", text))
+        tasks, problems = set(), []
+        for user, annotation_path, clips in _iterate_annotations(config):
+            if user not in users or isinstance(clips, str):
+                continue
+            tasks |= collect_tasks(clips)
+            try:
+                check_tasks(annotation_path, clips, book)
+            except UserError as error:
+                problems.append(problem("prompts", f"{user}: {error}"))
+        text = f"{option}: {len(book.tasks)} tasks, {len(tasks)} of them in use"
+        findings += problems or [ok("prompts", text)]
     return findings
 
 

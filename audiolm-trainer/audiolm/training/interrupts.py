@@ -1,7 +1,8 @@
 """When a run should stop before its end: SIGTERM, SIGINT, or its time is up.
 
-A signal only raises a flag, which the loop reads between two steps. A second signal is not caught:
-it ends the process at once.
+A signal only raises a flag, which the loop reads between two steps. What comes within a few seconds
+is the same request: a terminal sends Ctrl-C to torchrun and to its workers, and torchrun passes it
+on to them. A later signal is not caught: it ends the process at once.
 """
 
 import signal
@@ -11,6 +12,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SAME_SECONDS = 5.0
 
 
 class StopRequest:
@@ -23,6 +25,7 @@ class StopRequest:
     def __init__(self, max_minutes: float = 0.0) -> None:
         self._deadline = time.monotonic() + 60 * max_minutes if max_minutes else float("inf")
         self._signal = ""
+        self._signal_time = 0.0
         self._previous: dict[int, Any] = {}
 
     @property
@@ -36,8 +39,11 @@ class StopRequest:
         return self
 
     def _catch(self, number: int, frame: FrameType | None) -> None:
-        self._signal = signal.Signals(number).name
-        self._restore()
+        if not self._signal:
+            self._signal, self._signal_time = signal.Signals(number).name, time.monotonic()
+        elif time.monotonic() > self._signal_time + SAME_SECONDS:
+            self._restore()
+            signal.raise_signal(number)
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

@@ -257,6 +257,7 @@ def _possible_steps() -> list[tuple[str, Callable[[Setting], Setting]]]:
     def quantised(s: Setting) -> Setting:
         # HRA multiplies the weights themselves, which must not be packed.
         can = s.has_llm and "llm" in s.frozen and s.quantization == "none" and s.adapter != "hra"
+        can = can and not s.is_sharded  # packed weights are not split
         return replace(s, quantization="nf4") if can else s
 
     def cached(s: Setting) -> Setting:

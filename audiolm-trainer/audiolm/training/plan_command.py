@@ -17,7 +17,9 @@ from audiolm.training.model_shapes import build_meta_model, find_model_sources
 from audiolm.training.model_sizes import ModelSizes
 from audiolm.training.plan_check import OpenMeter, format_check, measure_steps, run_measuring
 from audiolm.training.plan_report import PlannedRun, format_gib, format_plan
-from audiolm.training.plan_setting import TokenCounter, read_setting, read_workloads
+from audiolm.training.plan_setting import Setting, TokenCounter, read_setting, read_workloads
+
+NUM_GATHERED = 2  # of the LLM's layers: the one at work, and the next, which is on its way
 
 
 def plan_run(config: Config, shipped_dir: Path, *, is_gpu: bool) -> PlannedRun:
@@ -46,7 +48,29 @@ def plan_run(config: Config, shipped_dir: Path, *, is_gpu: bool) -> PlannedRun:
         notes.append("tokens of prompts and answers are estimated from their length")
     if config.run.distil.teacher:
         notes.append(_describe_teacher(config, shipped_dir, is_gpu=is_gpu))
-    return PlannedRun(ModelSizes.of(model, sources.llm), setting, typical, longest, notes)
+    sizes = ModelSizes.of(model, sources.llm)
+    if config.run.fsdp and setting.has_llm:
+        notes.append(_describe_shards(sizes, setting))
+    return PlannedRun(sizes, setting, typical, longest, notes)
+
+
+def _describe_shards(sizes: ModelSizes, setting: Setting) -> str:
+    """A note: what to take off the tables below, which do not know the number of processes."""
+    (whole,) = (part.num_bytes for part in list_parts(sizes, setting) if part.name == "LLM")
+    llm = sizes.model.llm
+    ends = (llm.get_input_embeddings(), llm.get_output_embeddings())
+    kept = {id(end.weight): end.weight for end in ends if end is not None}
+    layers = whole - sum(weight.nbytes for weight in kept.values())
+    gathered = NUM_GATHERED * layers // sizes.dims.llm.num_hidden_layers
+    saved = ", ".join(
+        f"{format_gib(max(layers - layers // num - gathered, 0))} with {num} processes"
+        for num in (2, 4, 8)
+    )
+    return (
+        f"run.fsdp: the tables below hold the whole LLM. Of N processes each keeps 1/N of its "
+        f"layers ({format_gib(layers)} GiB), and {NUM_GATHERED} whole ones at a time "
+        f"({format_gib(gathered)} GiB): take off each sum, in GiB, {saved}"
+    )
 
 
 def _describe_teacher(config: Config, shipped_dir: Path, *, is_gpu: bool) -> str:

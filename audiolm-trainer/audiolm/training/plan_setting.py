@@ -60,6 +60,7 @@ class Setting:
     qformer_dropout: bool
     frozen: frozenset[str]  # of whisper, beats, qformer, llm
     has_llm: bool = True
+    is_sharded: bool = False  # the LLM's layers, over processes
     mixes_layers: bool = False  # of Whisper, with weights that train: nothing to cache
 
     @property
@@ -129,6 +130,7 @@ def read_setting(config: Config, *, is_gpu: bool) -> Setting:
         qformer_dropout=model.qformer.dropout > 0 and not model.freeze_speech_QFormer,
         frozen=frozenset(name for name, is_frozen in frozen.items() if is_frozen),
         has_llm=not model.only_preprocessor,
+        is_sharded=run.fsdp,
         mixes_layers=mixes_layers(model),
         **_read_decoding(config.generate),
     )

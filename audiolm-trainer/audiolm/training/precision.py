@@ -43,4 +43,6 @@ def choose_precision(run: RunConfig, device: torch.device) -> Precision:
     else:
         frozen = product = DTYPES[run.precision]
     scaler = torch.amp.GradScaler(device.type, enabled=product == torch.float16)
+    # It makes its state when it first scales something, which a process without clips does not.
+    scaler.scale(torch.zeros((), device=device))
     return Precision(frozen, product, device.type, scaler)

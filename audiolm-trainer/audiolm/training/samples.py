@@ -9,7 +9,7 @@ from typing import Any
 import soundfile
 
 from audiolm.audio.loading import SAMPLE_RATE_HZ
-from audiolm.training.data import ClipBatches
+from audiolm.training.data import ClipBatches, pick_evenly
 
 NUM_SAMPLES = 12
 FOLDER = "samples"
@@ -19,11 +19,15 @@ FILE_NAME = "samples.json"
 def write_samples(
     folder: Path, answers: Sequence[Mapping[str, Any]], data: ClipBatches, step: int
 ) -> None:
-    """Write `samples.json` about the first answers, and once each clip's sound as FLAC."""
+    """Write `samples.json` about some answers, the same ones each time and of each task equally
+    many, and once each clip's sound as FLAC."""
     (folder / FOLDER).mkdir(exist_ok=True)
+    picked = {clip.index for clip in pick_evenly(data.clips, NUM_SAMPLES)}
     rows = []
-    for number, answer in enumerate(answers[:NUM_SAMPLES]):
-        audio = f"{FOLDER}/clip_{number}.flac"
+    for answer in answers:
+        if answer["index"] not in picked:
+            continue
+        audio = f"{FOLDER}/clip_{answer['index']}.flac"
         if not (folder / audio).exists():
             waveform = data.load_waveform(answer["index"])
             soundfile.write(folder / audio, waveform, SAMPLE_RATE_HZ, subtype="PCM_16")

@@ -25,6 +25,7 @@ from audiolm.training.precision import choose_precision
 from audiolm.training.progress import Meter
 from audiolm.training.resume import ResumePoint, check_same_run, find_resume_point
 from audiolm.training.run import Run
+from audiolm.training.run_folder import check_output_dir
 from audiolm.training.saving import Position, restore_random_states
 from audiolm.training.selection import check_metric
 from audiolm.training.sharding import check_sharding, shard_llm
@@ -53,6 +54,8 @@ def set_up_run(
     precision = choose_precision(options, accelerator.device)
     stop = StopRequest(options.max_time_minutes)
     point = _agree_on_resume_point(accelerator, config, resume, resume_anyway)
+    if point is None:
+        check_output_dir(options.output_dir)
     state = point.save.state if point is not None else {}
     set_seed(options.seed)  # the same new weights on every process
 

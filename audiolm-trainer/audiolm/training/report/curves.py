@@ -20,6 +20,11 @@ SCORES = {
     "empty_share": ("empty answers", "%", 100.0),
     "cider_d": ("CIDEr-D", "0 to 10", 1.0),
     "spider": ("SPIDEr", "score", 1.0),
+    "spice": ("SPICE", "score", 1.0),
+    "fense": ("FENSE", "score", 1.0),
+    "meteor": ("METEOR", "score", 1.0),
+    "rouge_l": ("ROUGE-L", "score", 1.0),
+    **{f"bleu_{n}": (f"BLEU-{n}", "score", 1.0) for n in (1, 2, 3, 4)},
 }
 LOWER_IS_BETTER = (
     "wer", "wer_open_asr", "cer", "phone_error_rate", "sentence_error_rate", "empty_share",

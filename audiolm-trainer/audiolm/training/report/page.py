@@ -100,7 +100,8 @@ def _describe_epoch(history: RunHistory) -> str:
 
 
 def _list_bests(history: RunHistory) -> list[tuple[str, str, str]]:
-    """Label, value and circumstances of the best validation loss and of each best score."""
+    """Label, value and circumstances of the best validation loss and of each task's first score;
+    the others are among the curves."""
     losses = [(find_number(record, "loss"), record["step"]) for record in history.valid]
     finite = [(loss, step) for loss, step in losses if loss is not None and is_drawable(loss)]
     bests = []
@@ -109,9 +110,10 @@ def _list_bests(history: RunHistory) -> list[tuple[str, str, str]]:
         bests.append(
             ("Best validation loss", f"{loss:.4f}", f"nats per answer token, step {step:,}")
         )
-    for task, metric in dict.fromkeys(
-        name for record in history.valid for name in list_scores(record)
-    ):
+    metrics: dict[str, str] = {}
+    for task, metric in (name for record in history.valid for name in list_scores(record)):
+        metrics.setdefault(task, metric)
+    for task, metric in metrics.items():
         scored = [
             (value, record["step"], list_scores(record)[task, metric])
             for record in history.valid
