@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -59,9 +60,9 @@ def test_two_nodes_train_like_one(one_node: Path, tmp_path: Path) -> None:
     assert_same_weights(one_node, the_run(tmp_path))
 
 
-def torchrun(arguments: list[str]) -> int:
+def torchrun(arguments: Sequence[str]) -> int:
     """One agent; its workers are `python train.py`."""
-    run_agent(arguments)
+    run_agent(list(arguments))
     return 0
 
 
