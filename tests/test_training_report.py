@@ -568,7 +568,7 @@ def test_browser_shows_the_page(full_run: Path, browser: webdriver.Chrome) -> No
     path = write_report(full_run)
     browser.get(path.as_uri())
     assert browser.execute_script("return document.documentElement.className") == "scripted"
-    assert len(browser.find_elements(By.TAG_NAME, "figure")) == 13
+    assert len(browser.find_elements(By.TAG_NAME, "figure")) == 14
     for width in (500, 1400):  # Chromium's windows are at least 500 pixels wide
         browser.set_window_size(width, 900)
         browser.get(path.as_uri())

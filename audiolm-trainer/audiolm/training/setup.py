@@ -54,8 +54,6 @@ def set_up_run(
     precision = choose_precision(options, accelerator.device)
     stop = StopRequest(options.max_time_minutes)
     point = _agree_on_resume_point(accelerator, config, resume, resume_anyway)
-    if point is None:
-        check_output_dir(options.output_dir)
     state = point.save.state if point is not None else {}
     set_seed(options.seed)  # the same new weights on every process
 
@@ -116,15 +114,15 @@ def _open_data(
 def _agree_on_resume_point(
     accelerator: Accelerator, config: Config, resume: str, is_forced: bool
 ) -> ResumePoint | None:
-    """The main process looks; all go on from what it found."""
-    if not resume:
-        return None
+    """The main process looks; all go on from what it found, or start a run."""
     point, problem = None, ""
     if accelerator.is_main_process:
         try:
-            point = find_resume_point(resume, config)
+            point = find_resume_point(resume, config) if resume else None
             if point is not None:
                 check_same_run(point, config, is_forced=is_forced)
+            else:
+                check_output_dir(config.run.output_dir)
         except UserError as error:
             problem = str(error)
     point, problem = tell_everyone((point, problem))
