@@ -278,12 +278,8 @@ def finish_run(run: Run) -> None:
         if run.log is not None:
             run.log.write("average", run.position.step, record)
             print(f"mean of the best: validation {describe(record)}", file=sys.stderr)
-    elif run.log is not None and not run.is_finished:
-        print(
-            f"stopped after step {run.position.step} ({run.stop_reason}); go on with the same "
-            f"command and --resume {run.folder}",
-            file=sys.stderr,
-        )
+    if run.log is not None:
+        print(run.describe_end(), file=sys.stderr)
     run.close()
 
 

@@ -75,6 +75,19 @@ class Run:
         )
         return "\n".join(lines)
 
+    def describe_end(self) -> str:
+        """Why there are no more steps, and what to do with what there is: a line."""
+        options, step, folder = self.config.run, self.position.step, self.folder
+        if not self.is_finished:
+            return (
+                f"stopped after step {step} ({self.stop_reason}); go on with the same command and "
+                f"--resume {folder}"
+            )
+        early = ""
+        if self.position.epoch < options.optims.max_epoch:
+            early = f" (run.early_stop_patience: {options.best_metric} no longer gets better)"
+        return f"finished after step {step}{early}: {folder}/checkpoint_best.pth, report.html"
+
     def count_steps(self, num_epochs: int) -> int:
         """Optimiser steps in the first epochs: passes over the data, or `iters_per_epoch`
         micro-batches each."""
@@ -185,6 +198,14 @@ class Run:
         if self.log is not None and self.is_finished:
             train, valid = self.train_data.tally, self.valid_data.tally
             self.log.finish(self.validations, train, valid, skipped)
+            if skipped:
+                num, first = len(dict.fromkeys(skipped)), skipped[0]
+                logger.warning(
+                    "%d clips were left out, such as %s (%s); summary.json lists them",
+                    num,
+                    first.id,
+                    first.reason,
+                )
         elif self.log is not None:
             self.log.stop(self.position.step, self.stop_reason)
         self.report()
