@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import train as train_script
-from training_runs import DEV, SMALL, arguments, read_log, run_folders, run_train, torchrun
+from training_runs import DEV, SMALL, arguments, read_log, run_folders, run_train
 
 from audiolm.config_file import build_config, load_config, save_config
 from audiolm.errors import UserError
@@ -348,7 +348,8 @@ def test_two_processes_distil_like_one(teacher_path: Path, tmp_path: Path) -> No
     )
     cached = (*few, f"run.distil.cache={tmp_path / 'said'}", "model.qformer.dropout=0")
     two, one = tmp_path / "two", tmp_path / "one"
-    run_train(torchrun(2), two, *distil(teacher_path, *cached, "run.batch_size_train=1"))
+    options = distil(teacher_path, *cached, "run.batch_size_train=1")
+    run_train(two, *options, num_processes=2)
     train_script.main(arguments(one, *distil(teacher_path, *cached, "run.batch_size_train=2")))
     folders = [folder for place in (two, one) for folder in run_folders(place)]
     np.testing.assert_allclose(losses(folders[0]), losses(folders[1]), rtol=1e-4)

@@ -1,7 +1,6 @@
 """Whole training runs on the recorded tiny stack: options, launching, and what a run leaves."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +45,3 @@ def run_train(tmp_path: Path, *changes: str, num_processes: int = 1, **env: str)
     outcome = processes.run(train_script.main, options, tmp_path, num_processes, **env)
     assert not any(outcome.statuses), outcome.stderr[-2000:]
     return outcome.stderr
-
-
-def torchrun(num_processes: int, *arguments: str) -> list[str]:
-    """The start of a command on several processes of this machine."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    return [*launcher, f"--nproc_per_node={num_processes}", *arguments]
