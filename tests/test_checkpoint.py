@@ -1,6 +1,7 @@
 """Checkpoints: written as the family's code can read them, read strictly, never half-written."""
 
 import os
+import resource
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -406,3 +407,19 @@ def test_no_state_dict(dev: Golden, write: Callable[[Any], Path]) -> None:
 def test_no_file(dev: Golden) -> None:
     with pytest.raises(UserError, match="model.ckpt: no file at nowhere.pth"):
         dev.build_model(ckpt="nowhere.pth")
+
+
+def test_a_file_that_does_not_fit_is_told_in_the_systems_words(tmp_path: Path) -> None:
+    """torch tells of a position that it did not expect; what was there is untouched."""
+    path = tmp_path / "checkpoint.pth"
+    checkpoint.write_atomically(path, {"a": torch.zeros(9)})
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"checkpoint\.pth: File too large$"):
+            checkpoint.write_atomically(path, {"a": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]

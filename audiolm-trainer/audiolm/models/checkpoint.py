@@ -136,7 +136,11 @@ def write_atomically(path: Path, content: Any) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except RuntimeError as error:  # torch's own word for a write that failed
-        raise OSError(f"{path}: {str(error).splitlines()[0]}") from error
+        cause = error.__context__  # the system's, such as "No space left on device"
+        reason = str(error).splitlines()[0]
+        if isinstance(cause, OSError) and cause.strerror:
+            reason = cause.strerror
+        raise OSError(f"{path}: {reason}") from error
     finally:
         temporary.unlink(missing_ok=True)
 
