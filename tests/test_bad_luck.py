@@ -131,7 +131,7 @@ def test_single_clips_that_do_not_fit_are_skipped(
 def test_processes_leave_a_step_out_together(
     limits: str, reason: str, num_clips: int, tmp_path: Path
 ) -> None:
-    """What goes wrong goes wrong in the second process, which has no clip in every other step; where
+    """It goes wrong in the second process, which has no clip in every other step; where
     its memory holds one clip, both processes take one at a time."""
     command = arguments(tmp_path, *OPTIONS, "run.batch_size_train=2")
     where = {"MEMORY_CLIPS": limits}
