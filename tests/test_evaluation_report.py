@@ -96,7 +96,7 @@ def test_large_sets_show_the_worst(tmp_path, monkeypatch):
     data = json.loads(re.search(r'type="application/json">(.*?)</script>', page)[1])  # type: ignore
     assert len(data["rows"]) == 3
     assert all(row["errors"] > 0 for row in data["rows"])
-    assert "The 3 clips with the most errors of 9 are below." in page
+    assert "Below: of 9 clips the 3 with the most errors or the lowest scores." in page
 
 
 def list_shown(browser: WebDriver) -> list[int]:

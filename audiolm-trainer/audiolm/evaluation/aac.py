@@ -19,6 +19,7 @@ from audiolm.errors import UserError
 from audiolm.evaluation.caption_bounds import ReferenceIndex
 from audiolm.evaluation.caption_counts import measure_captions
 from audiolm.evaluation.caption_programs import measure_by_program
+from audiolm.evaluation.caption_tokens import CaptionTokens, number_tokens
 from audiolm.evaluation.intervals import Measure, mean_of
 from audiolm.evaluation.metric_requirements import (
     JAVA_METRICS,
@@ -59,27 +60,22 @@ def compute_caption_scores(
     """
     _check_choices(metrics, tokenizer)
     _check_texts(hypotheses, references)
-    tokenize = _TOKENIZERS[tokenizer]
-    tokens = [[tokenize(text) for text in texts] for texts in references]
-    _check_words(tokens, metrics)
+    tokens = _tokenize(hypotheses, references, tokenizer, metrics)
     check_metrics_available(metrics)
-    candidates = [tokenize(text) for text in hypotheses]
-    measures = measure_captions(candidates, tokens, n=n, sigma=sigma)
+    measures = measure_captions(tokens, n=n, sigma=sigma)
     for metric in metrics:
         options = {"n": n, "sigma": sigma} if metric == "spider_fl" else {}
-        _add_measure(measures, metric, candidates, tokens, options)
+        _add_measure(measures, metric, tokens, options)
     return {metric: measures[metric].value for metric in metrics}
 
 
 def measure_program_metrics(
-    candidates: Sequence[Sequence[str]],
-    references: Sequence[Sequence[Sequence[str]]],
-    cider_d: Measure,
+    tokens: CaptionTokens, cider_d: Measure
 ) -> tuple[dict[str, Measure], list[str]]:
     """METEOR, SPICE, SPIDEr, SPIDEr-FL and FENSE, as many of them as can be computed here.
 
     Args:
-        candidates, references: Penn Treebank tokens (`tokenize_captions`).
+        tokens: the Penn Treebank's (`tokenize_captions`).
         cider_d: the same clips' CIDEr-D, one half of SPIDEr.
 
     Returns:
@@ -92,7 +88,7 @@ def measure_program_metrics(
             missing.append(metric)
             continue
         try:
-            _add_measure(measures, metric, candidates, references, {})
+            _add_measure(measures, metric, tokens, {})
         except UserError as error:
             reasons.append(str(error))
     if missing:
@@ -104,17 +100,16 @@ def measure_program_metrics(
 def _add_measure(
     measures: dict[str, Measure],
     metric: str,
-    hypotheses: Sequence[Sequence[str]],
-    references: Sequence[Sequence[Sequence[str]]],
+    tokens: CaptionTokens,
     options: dict[str, float],
 ) -> None:
     """Put a metric into `measures`, if it is not there; SPIDEr is the mean of two others."""
     if metric in measures:
         return
     if metric != "spider":
-        measures[metric] = measure_by_program(metric, hypotheses, references, options)
+        measures[metric] = measure_by_program(metric, *tokens.joined(), options)
         return
-    _add_measure(measures, "spice", hypotheses, references, options)
+    _add_measure(measures, "spice", tokens, options)
     halves = [measures[name].rows[:, 0] for name in ("cider_d", "spice")]
     measures[metric] = mean_of(np.mean(halves, axis=0))
 
@@ -127,12 +122,12 @@ def measure_caption_texts(
     Raises:
         UserError: as `compute_caption_scores`.
     """
-    return measure_captions(*tokenize_captions(hypotheses, references, tokenizer))
+    return measure_captions(tokenize_captions(hypotheses, references, tokenizer))
 
 
 def tokenize_captions(
     hypotheses: Sequence[str], references: Sequence[Sequence[str]], tokenizer: str = "ptb"
-) -> tuple[list[list[str]], list[list[list[str]]]]:
+) -> CaptionTokens:
     """Tokens of hypotheses and of references that the Java-free metrics are defined on.
 
     Raises:
@@ -140,10 +135,7 @@ def tokenize_captions(
     """
     _check_choices(JAVA_FREE_METRICS, tokenizer)
     _check_texts(hypotheses, references)
-    tokenize = _TOKENIZERS[tokenizer]
-    tokens = [[tokenize(text) for text in texts] for texts in references]
-    _check_words(tokens, JAVA_FREE_METRICS)
-    return [tokenize(text) for text in hypotheses], tokens
+    return _tokenize(hypotheses, references, tokenizer, JAVA_FREE_METRICS)
 
 
 def compute_best_constant_caption(
@@ -160,11 +152,11 @@ def compute_best_constant_caption(
     _check_choices(("cider_d",), tokenizer)
     if not candidates:
         raise UserError("no candidate captions: give at least one, for example all references")
-    _check_texts([""] * len(references), references)
+    silence = [""] * len(references)
+    _check_texts(silence, references)
+    _tokenize(silence, references, tokenizer, ("cider_d",))
     tokenize = _TOKENIZERS[tokenizer]
-    tokens = [[tokenize(text) for text in texts] for texts in references]
-    _check_words(tokens, ("cider_d",))
-    index = ReferenceIndex(tokens)
+    index = ReferenceIndex([[tokenize(text) for text in texts] for texts in references])
     caption_of: dict[tuple[str, ...], str] = {}
     for caption in candidates:
         caption_of.setdefault(tuple(tokenize(caption)), caption)
@@ -173,12 +165,17 @@ def compute_best_constant_caption(
     return best, scores["cider_d"]
 
 
-def _check_choices(metrics: Sequence[str], tokenizer: str) -> None:
+def check_metric_names(metrics: Sequence[str]) -> None:
+    """Refuse, with a `UserError`, names that are not in `METRICS`."""
     if isinstance(metrics, str) or not metrics:
         raise UserError(f"metrics is {metrics!r}: give a list of names out of {', '.join(METRICS)}")
     for metric in metrics:
         if metric not in METRICS:
             raise UserError(f"unknown metric {metric!r}: choose out of {', '.join(METRICS)}")
+
+
+def _check_choices(metrics: Sequence[str], tokenizer: str) -> None:
+    check_metric_names(metrics)
     if tokenizer not in _TOKENIZERS:
         raise UserError(f"unknown tokenizer {tokenizer!r}: choose one of {', '.join(_TOKENIZERS)}")
 
@@ -198,12 +195,19 @@ def _check_texts(hypotheses: Sequence[str], references: Sequence[Sequence[str]])
             raise UserError(f"references[{index}] is empty: each clip needs at least one reference")
 
 
-def _check_words(references: Sequence[Sequence[list[str]]], metrics: Sequence[str]) -> None:
-    """Refuse tokenised references on which one of `metrics` is not defined."""
+def _tokenize(
+    hypotheses: Sequence[str],
+    references: Sequence[Sequence[str]],
+    tokenizer: str,
+    metrics: Sequence[str],
+) -> CaptionTokens:
+    """Tokens on which all of `metrics` are defined; else a `UserError`."""
     if len(references) < 2 and {"cider_d", "spider", "spider_fl"} & set(metrics):
         raise UserError(
             "CIDEr-D of 1 clip is not defined, its n-gram weights come from the whole set: "
             "score at least 2 clips"
         )
-    if not any(words for texts in references for words in texts):
+    tokens = number_tokens(hypotheses, references, _TOKENIZERS[tokenizer])
+    if not tokens.layout.lengths[tokens.layout.is_reference].any():
         raise UserError("no reference holds a word: there is nothing to score against")
+    return tokens

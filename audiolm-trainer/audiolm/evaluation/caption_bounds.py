@@ -24,24 +24,27 @@ class ReferenceIndex:
         counts = [[_count_ngrams(tokens, self.n) for tokens in texts] for texts in references]
         clip_frequency = Counter(ngram for texts in counts for ngram in set().union(*texts))
         self.log_num_clips = np.log(float(len(references)))
-        self.idf = {g: self.log_num_clips - np.log(float(f)) for g, f in clip_frequency.items()}
+        frequencies = np.array(list(clip_frequency.values()), dtype=float)
+        idf = self.log_num_clips - np.log(frequencies)
+        self.idf = dict(zip(clip_frequency, idf.tolist(), strict=True))
         rows = [count for texts in counts for count in texts]
         self.norms = np.zeros((self.n, len(rows)))  # (n, R)
         self.lengths = np.array([_length(count) for count in rows], dtype=float)  # (R,)
         # every clip weighs the same, and every reference within a clip
         self.weights = np.concatenate([np.full(len(texts), 1 / len(texts)) for texts in counts])
         self.weights /= len(references)
-        postings: dict[tuple[str, ...], list[tuple[int, float]]] = {}
+        self._postings: dict[tuple[str, ...], tuple[list[int], list[float]]] = {}
+        self._arrays: dict[tuple[str, ...], tuple[np.ndarray, np.ndarray]] = {}
         for row, count in enumerate(rows):
+            squares = [0.0] * self.n
             for ngram, frequency in count.items():
                 value = frequency * self.idf[ngram]
-                postings.setdefault(ngram, []).append((row, value))
-                self.norms[len(ngram) - 1, row] += value**2
+                rows_of, values_of = self._postings.setdefault(ngram, ([], []))
+                rows_of.append(row)
+                values_of.append(value)
+                squares[len(ngram) - 1] += value**2
+            self.norms[:, row] = squares
         self.norms = np.sqrt(self.norms)
-        self.postings = {
-            ngram: (np.array([row for row, _ in pairs]), np.array([value for _, value in pairs]))
-            for ngram, pairs in postings.items()
-        }
 
     def constant_score(self, tokens: Sequence[str]) -> float:
         """CIDEr-D of `tokens` given as the caption of every clip."""
@@ -51,13 +54,20 @@ class ReferenceIndex:
         for ngram, frequency in count.items():
             value = frequency * self.idf.get(ngram, self.log_num_clips)
             norms[len(ngram) - 1] += value**2
-            if ngram in self.postings:
-                rows, values = self.postings[ngram]
+            if ngram in self._postings:
+                rows, values = self._find(ngram)
                 similarities[len(ngram) - 1, rows] += np.minimum(value, values) * values
         norms = np.sqrt(norms) * self.norms
         similarities = np.divide(similarities, norms, out=similarities, where=norms != 0)
         penalty = np.exp(-((_length(count) - self.lengths) ** 2) / (2 * self.sigma**2))
         return float(CIDER_SCALE * (similarities.mean(axis=0) * penalty) @ self.weights)
+
+    def _find(self, ngram: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """Rows that hold an n-gram, and its value in each."""
+        if ngram not in self._arrays:
+            rows, values = self._postings[ngram]
+            self._arrays[ngram] = np.array(rows), np.array(values)
+        return self._arrays[ngram]
 
 
 def _count_ngrams(tokens: Sequence[str], n: int) -> Counter[tuple[str, ...]]:

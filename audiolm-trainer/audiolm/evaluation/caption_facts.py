@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from audiolm.evaluation.aac import compute_best_constant_caption
-from audiolm.evaluation.caption_counts import CaptionCounts
+from audiolm.evaluation.caption_counts import CaptionCounts, count_ngrams
+from audiolm.evaluation.caption_tokens import CaptionTokens, number_tokens
 from audiolm.evaluation.intervals import Measure, mean_of
 from audiolm.evaluation.ptb_tokenizer import tokenize_ptb
 
@@ -17,26 +18,22 @@ MAX_FLOOR_CLIPS = 2000
 
 
 def describe_captions(
-    said: Sequence[Sequence[str]],
-    wanted: Sequence[Sequence[Sequence[str]]],
-    references: Sequence[Sequence[str]],
+    tokens: CaptionTokens, counts: CaptionCounts, references: Sequence[Sequence[str]]
 ) -> dict[str, Any]:
     """Vocabulary, share of unique captions, constant-caption floor, human ceiling.
 
     Args:
-        said, wanted: Penn Treebank tokens of hypotheses and of references.
+        tokens, counts: of hypotheses and references, the Penn Treebank's.
         references: the references' texts, in the same order.
     """
-    vocabulary = {word for words in said for word in words}
-    reference_vocabulary = {word for texts in wanted for words in texts for word in words}
     caption, floor = find_floor(references)
     return {
-        "vocabulary": len(vocabulary),
-        "reference_vocabulary": len(reference_vocabulary),
-        "unique_caption_share": len(set(map(tuple, said))) / len(said),
+        "vocabulary": len(tokens.hypothesis_words()),
+        "reference_vocabulary": len(tokens.reference_words()),
+        "unique_caption_share": tokens.unique_hypothesis_share(),
         "constant_caption": caption,
         "constant_caption_cider_d": floor,
-        "human_cider_d": measure_humans(wanted),
+        "human_cider_d": measure_humans(counts),
     }
 
 
@@ -59,21 +56,19 @@ def find_floor(references: Sequence[Sequence[str]]) -> tuple[str, float]:
     return compute_best_constant_caption(sample, candidates[:MAX_FLOOR_CANDIDATES])
 
 
-def measure_humans(references: Sequence[Sequence[Sequence[str]]]) -> float | None:
+def measure_humans(counts: CaptionCounts) -> float | None:
     """CIDEr-D of each clip's first reference against its others; None where a clip has only one.
 
     A ceiling with one reference less than a model is given, so a little low.
     """
-    if len(references) < 2 or any(len(texts) < 2 for texts in references):
+    if (counts.layout.texts_per_clip < 3).any():
         return None
-    counts = CaptionCounts([texts[0] for texts in references], [t[1:] for t in references])
-    return float(counts.cider_d().mean())
+    return float(counts.without_hypotheses().cider_d().mean())
 
 
 def measure_untokenised(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Measure:
     """CIDEr-D as the organiser's script computes it: hypotheses lower-cased, references as they
     are, both cut at spaces alone. Perfect captions score about 7 there; it only serves to compare
     with numbers published that way."""
-    said = [text.lower().split() for text in hypotheses]
-    counts = CaptionCounts(said, [[text.split() for text in texts] for texts in references])
-    return mean_of(counts.cider_d())
+    said = [text.lower() for text in hypotheses]
+    return mean_of(count_ngrams(number_tokens(said, references, str.split)).cider_d())

@@ -14,13 +14,13 @@ import numpy as np
 
 from audiolm.errors import UserError
 from audiolm.evaluation.intervals import Measure, divide_sums, mean_of
-from audiolm.evaluation.metric_requirements import DOWNLOAD_COMMAND
+from audiolm.evaluation.metric_requirements import DOWNLOAD_COMMAND, JAVA_METRICS, find_java
 
 
 def measure_by_program(
     metric: str,
-    hypotheses: Sequence[Sequence[str]],
-    references: Sequence[Sequence[Sequence[str]]],
+    hypotheses: Sequence[str],
+    references: Sequence[Sequence[str]],
     options: dict[str, float],
 ) -> Measure:
     """A metric of `aac_metrics.functional`, clip by clip.
@@ -28,16 +28,20 @@ def measure_by_program(
     METEOR's corpus figure is not a mean of its clips' figures: it keeps its value, and a resampled
     set of clips differs from it by as much as the mean of its clips does from that of all.
 
+    Args:
+        metric: its name there.
+        hypotheses, references: texts whose tokens stand between spaces.
+        options: further arguments.
+
     Raises:
         UserError: the program fails.
     """
-    candidates = [" ".join(tokens) for tokens in hypotheses]
-    mult_references = [[" ".join(tokens) for tokens in texts] for texts in references]
+    java = {"java_path": find_java()} if metric in JAVA_METRICS else {}
     try:
         with _silence():
             from aac_metrics import functional  # takes seconds, so not before there is a need
 
-            corpus, clips = getattr(functional, metric)(candidates, mult_references, **options)
+            corpus, clips = getattr(functional, metric)(hypotheses, references, **options, **java)
     except (OSError, subprocess.SubprocessError) as error:
         raise UserError(
             f"{metric} could not be computed ({error}): run `{DOWNLOAD_COMMAND}` again"

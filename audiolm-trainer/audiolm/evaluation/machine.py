@@ -32,7 +32,9 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
         "system": platform.platform(),
         "python": platform.python_version(),
         "cuda": torch.version.cuda,
-        "packages": {name: _find_version(name) for name in PACKAGES},
+        # torch says itself which build it is, such as 2.13.0+cpu
+        "packages": {name: _find_version(name) for name in PACKAGES}
+        | {"torch": str(torch.__version__)},
     }
 
 

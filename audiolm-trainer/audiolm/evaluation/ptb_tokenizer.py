@@ -123,14 +123,15 @@ def tokenize_ptb(text: str) -> list[str]:
         Tokens that hold no white space; none for a caption without words.
     """
     text = text.lower()
+    plain = text.rstrip(". ")
+    if _PLAIN_TEXT.fullmatch(plain):  # most captions: nothing below changes anything but stops
+        words = plain.replace(",", " ").split()
+        if _TWO_WORDS.isdisjoint(words):
+            return words
     for pattern, replacement in _REPLACEMENTS:
         text = pattern.sub(replacement, text)
     text = _FINAL_STOPS.sub("", text)
     tokens: list[str] = []
-    if _PLAIN_TEXT.fullmatch(text) and _TWO_WORDS.isdisjoint(
-        words := text.replace(",", " ").split()
-    ):
-        return words
     position = 0
     while position < len(text):
         space = _SPACE.match(text, position)

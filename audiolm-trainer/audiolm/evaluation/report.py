@@ -6,6 +6,7 @@ a script shows a hundred at a time, so that it stays quick; audio is linked, or 
 
 import base64
 import html
+import itertools
 import json
 import mimetypes
 import os
@@ -66,20 +67,20 @@ def build_page(
     options: ReportOptions,
 ) -> str:
     """The whole document. Texts of files come in as data or escaped, never as markup."""
-    rows = list_rows(groups, predictions)
-    shown = rows[:MAX_ROWS]
-    for place, row in enumerate(shown):
+    rows = list_rows(groups, predictions, MAX_ROWS)
+    for place, row in enumerate(rows):
         row["audio"] = _find_audio(
             predictions[row["n"]], prefix, folder, is_embedded=place < options.num_embedded
         )
     title = f"{result['mode']}, {result['finished']}"
     body = [f"<h1>{html.escape(title)}</h1>", *map(_draw_group, groups)]
     body += [f"<p>{html.escape(note)}</p>" for note in result["notes"]]
-    if len(rows) > len(shown):
-        body.append(f"<p>The {len(shown)} clips with the most errors of {len(rows)} are below.</p>")
+    if len(predictions) > len(rows):
+        worst = "with the most errors or the lowest scores"
+        body.append(f"<p>Below: of {len(predictions)} clips the {len(rows)} {worst}.</p>")
     body += ['<div id="clips"></div>', _draw_card(result)]
     names = [{"name": group.name, "score": NAMES[group.primary]} for group in groups]
-    data = json.dumps({"rows": shown, "groups": names}, ensure_ascii=False, separators=(",", ":"))
+    data = json.dumps({"rows": rows, "groups": names}, ensure_ascii=False, separators=(",", ":"))
     data = data.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -93,35 +94,36 @@ def build_page(
 
 
 def list_rows(
-    groups: Sequence[GroupResult], predictions: Sequence[Prediction]
+    groups: Sequence[GroupResult], predictions: Sequence[Prediction], num_wanted: int
 ) -> list[dict[str, Any]]:
-    """A row per clip, the worst first: of transcripts by number of errors, else by score."""
-    rows = []
-    scored: set[int] = set()
+    """Rows of the worst clips, the worst first: by number of errors where they are counted, else by
+    score. Clips without a score come last."""
+    places: list[tuple[float, GroupResult, int, float, int | None]] = []
     for group in groups:
         measure = group.measures[group.primary]
-        figures = measure.formula(measure.rows)
-        errors = measure.rows[:, :3].sum(axis=1) if group.kind.counts_edits else None
-        for place, position in enumerate(group.positions):
-            row = _describe_row(position, predictions[position])
-            row["group"], row["score"] = group.name, round(float(figures[place]), 6)
-            row["percent"] = group.primary in PERCENTAGES
-            row["errors"] = None if errors is None else int(errors[place])
-            row["badness"] = _badness(row, is_error=group.kind.is_error)
-            rows.append((group.kind, row))
-            scored.add(position)
-    rows.sort(key=lambda pair: -pair[1].pop("badness"))
-    for kind, row in rows[:MAX_ROWS]:
-        prediction = predictions[row["n"]]
-        row["steps"] = align_texts(kind, prediction.text, prediction.references)
-    others = [i for i in range(len(predictions)) if i not in scored]
-    return [row for _, row in rows] + [_describe_row(i, predictions[i]) for i in others]
-
-
-def _badness(row: dict[str, Any], *, is_error: bool) -> float:
-    if row["errors"] is not None:
-        return float(row["errors"])
-    return row["score"] if is_error else -row["score"]
+        figures = np.asarray(measure.formula(measure.rows))
+        errors = measure.rows[:, :3].sum(axis=1).astype(int) if group.kind.counts_edits else None
+        badness = -figures if errors is None else errors
+        places += zip(
+            badness.tolist(),
+            itertools.repeat(group),
+            group.positions,
+            figures.tolist(),
+            itertools.repeat(None) if errors is None else errors.tolist(),
+        )
+    places.sort(key=lambda place: -place[0])
+    rows = []
+    for _, group, position, figure, num_errors in places[:num_wanted]:
+        prediction = predictions[position]
+        row = _describe_row(position, prediction)
+        row |= {"group": group.name, "score": round(figure, 6), "errors": num_errors}
+        row["percent"] = group.primary in PERCENTAGES
+        row["steps"] = align_texts(group.kind, prediction.text, prediction.references)
+        rows.append(row)
+    scored = {position for _, _, position, _, _ in places}
+    others = (i for i in range(len(predictions)) if i not in scored)
+    left = itertools.islice(others, num_wanted - len(rows))
+    return [*rows, *(_describe_row(i, predictions[i]) for i in left)]
 
 
 def _describe_row(position: int, prediction: Prediction) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import numpy as np
 from audiolm.errors import UserError
 from audiolm.evaluation.aac import measure_program_metrics, tokenize_captions
 from audiolm.evaluation.alignment import align_texts, format_alignment
-from audiolm.evaluation.caption_counts import measure_captions
+from audiolm.evaluation.caption_counts import count_ngrams, measure_captions
 from audiolm.evaluation.caption_facts import describe_captions, measure_untokenised
 from audiolm.evaluation.intervals import Interval, Measure, bootstrap_intervals, mean_of
 from audiolm.evaluation.predictions import Prediction
@@ -184,12 +184,15 @@ def measure_clips(
             is_endless = np.array([clip.stop_reason in ENDLESS for clip in clips])
             measures["runaway_share"] = mean_of(is_endless)
         return measures, [], {}
-    said, wanted = tokenize_captions(hypotheses, references)
-    measures = measure_captions(said, wanted)
-    extra, notes = measure_program_metrics(said, wanted, measures["cider_d"])
+    tokens = tokenize_captions(hypotheses, references)
+    counts = count_ngrams(tokens)
+    measures = measure_captions(tokens, counts)
+    extra, notes = measure_program_metrics(tokens, measures["cider_d"])
     measures = {**_first("spider", extra), **measures, **extra}
+    facts = describe_captions(tokens, counts, references) if with_facts else {}
+    del counts  # much of the memory, of which the next line needs as much again
     measures["cider_d_untokenised"] = measure_untokenised(hypotheses, references)
-    return measures, notes, describe_captions(said, wanted, references) if with_facts else {}
+    return measures, notes, facts
 
 
 def _first(name: str, measures: dict[str, Measure]) -> dict[str, Measure]:
