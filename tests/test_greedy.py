@@ -14,6 +14,8 @@ from transformers import (
     GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     MptConfig,
     MptForCausalLM,
     Qwen2Config,
@@ -31,6 +33,7 @@ from audiolm.models.decode import (
 )
 from audiolm.models.greedy import TokenLoop
 from audiolm.models.kv_cache import ReservedLayer, build_cache, round_up, sees_every_position
+from audiolm.models.lean_step import LeanStep, unwrap
 from audiolm.models.llm import CausalStep, attach_adapter, merge_adapter
 from audiolm.models.prefix_cache import PrefixCache
 from audiolm.models.salmonn import SALMONN
@@ -56,6 +59,7 @@ FAMILIES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "llama": (LlamaConfig, LlamaForCausalLM, {}),
     "qwen2": (Qwen2Config, Qwen2ForCausalLM, {}),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM, {}),
+    "mistral": (MistralConfig, MistralForCausalLM, {"sliding_window": None}),
     "gemma2": (Gemma2Config, Gemma2ForCausalLM, SLIDING | {"num_hidden_layers": 4}),
     "gemma3": (Gemma3TextConfig, Gemma3ForCausalLM, SLIDING | {"num_hidden_layers": 4}),
     "neox": (GPTNeoXConfig, GPTNeoXForCausalLM, {}),
@@ -153,6 +157,61 @@ def test_ids_are_those_of_transformers(
     ours, theirs = both_ways(llm, build_rows(llm, lengths), **options)
     assert ours == theirs
     assert len(set(ours[0])) > 3
+
+
+# The step without transformers' forward
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("lengths", [(9,), (11, 4, 17)], ids=["one", "padded"])
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "lora"])
+def test_the_lean_step_gives_the_same_logits(family: str, lengths: tuple[int, ...]) -> None:
+    """With biases, norms of its own, and an adapter."""
+    llm = build_adapted("lora") if family == "lora" else build_llm(family)
+    for parameter in llm.parameters():
+        if parameter.ndim == 1:  # norms and biases away from ones and zeros
+            parameter += 0.3 * torch.randn_like(parameter)
+    inputs, loops = build_rows(llm, lengths), [TokenLoop(llm, 6), TokenLoop(llm, 6)]
+    seen: list[list[torch.Tensor]] = [[], []]
+    for loop, logits in zip(loops, seen, strict=True):
+        assert loop.lean_step is not None
+        loop._choose = lambda state, new, a=loop._choose, b=logits: (b.append(new), a(state, new))  # type: ignore[method-assign]
+    loops[1].lean_step = None
+    for loop in loops:
+        state = loop.prefill(inputs)
+        while state.num_new < 6:
+            loop.advance(state)
+    for lean, whole in zip(*seen, strict=True):
+        torch.testing.assert_close(lean, whole, rtol=1e-4, atol=1e-4 * float(whole.abs().max()))
+    assert len(seen[0]) == 6
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_norms_are_transformers_own_bit_for_bit(dtype: torch.dtype) -> None:
+    norm = build_llm("qwen3").model.norm.to(dtype)
+    norm.weight.normal_()
+    hidden = (3 * torch.randn(5, 32)).to(dtype)
+    assert unwrap(norm) is not norm
+    assert torch.equal(unwrap(norm)(hidden), norm(hidden))
+
+
+def test_where_the_lean_step_is_not_taken() -> None:
+    """Other families, another kernel, a class of somebody else's; nothing is left out of modules
+    with more to them."""
+    fitting = {family for family in FAMILIES if LeanStep.fits(build_llm(family))}
+    assert fitting == {"llama", "mistral", "qwen2", "qwen3"}
+    llm = build_llm("llama")
+    norm, head = llm.model.norm, llm.lm_head
+    assert unwrap(norm) is not norm
+    norm.register_forward_hook(lambda *_: None)
+    head.forward = head.forward
+    assert unwrap(norm) is norm
+    assert unwrap(head) is head
+    llm.set_attn_implementation("eager")
+    assert TokenLoop(llm, 1).lean_step is None
+    own = type("LlamaForCausalLM", (LlamaForCausalLM,), {})
+    assert not LeanStep.fits(own(build_llm("llama").config))
 
 
 @pytest.mark.parametrize("every", [1, 8])

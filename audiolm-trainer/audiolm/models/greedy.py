@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from audiolm.models.kv_cache import build_cache, sees_every_position
+from audiolm.models.lean_step import LeanStep
 from audiolm.models.llm import CausalStep
 from audiolm.models.prefix_cache import PrefixCache
 from audiolm.models.splice import LlmInputs
@@ -67,6 +68,7 @@ class TokenLoop:
         self, llm: Any, max_new_tokens: int, processors: LogitsProcessorList | None = None
     ) -> None:
         self.step = CausalStep(llm)
+        self.lean_step = LeanStep(llm) if LeanStep.fits(llm) else None
         self.max_new_tokens = max_new_tokens
         self.processors = processors or LogitsProcessorList()
 
@@ -114,14 +116,18 @@ class TokenLoop:
     @torch.no_grad()
     def advance(self, state: DecodeState) -> None:
         """Read the last token and choose the next."""
+        sees_all = self.step.takes_full_mask and sees_every_position(state.cache)
         mask = None
         if state.mask is not None:
             num_positions = state.mask.shape[1] - self.max_new_tokens
             mask = state.mask[:, : num_positions + state.num_new]
-            if self.step.takes_full_mask and sees_every_position(state.cache):
+            if sees_all:
                 mask = mask[:, None, None].bool()  # as the layers want it: nothing to build
         last = state.ids[:, state.num_new - 1 : state.num_new]
-        logits = self.step(state.cache, state.positions, mask, input_ids=last)
+        if self.lean_step is not None and sees_all:
+            logits = self.lean_step(state.cache, state.positions, mask, last)
+        else:
+            logits = self.step(state.cache, state.positions, mask, input_ids=last)
         state.positions = state.positions + 1
         self._choose(state, logits)
 
