@@ -3,14 +3,18 @@
     python scripts/make_real_corpus.py -o real/corpus \
         --sounds /usr/share/asterisk/sounds/en_US_f_Allison \
         --transcripts /usr/share/doc/asterisk-core-sounds-en/core-sounds-en.txt.gz \
-        --english /usr/share/games/fortunes/{wisdom,people,work}
+        --english /usr/share/games/fortunes/{wisdom,people,work} --flite flite
 
 The recordings and their transcripts are Debian's packages asterisk-core-sounds-en-wav and
-asterisk-core-sounds-en (one speaker, 8 kHz); `--english` is any English text. Written are:
+asterisk-core-sounds-en (one speaker, 8 kHz); `--english` is any English text; `--flite` is the
+command of the package flite: with it, every other synthetic clip has a voice made of recordings.
+Written are:
 
     train_recorded.json     recordings, and copies of them (speed, noise)
     train_joined.json       recordings joined to new sequences
+    train_long.json         recordings and synthetic speech joined to sequences of 8 to 22 s
     train_synthetic.json    synthetic speech
+    train_unread.json       more of it, for a second stage whose connector never heard it
     valid.json, test.json   recordings whose sentence is nowhere in training
     audio/                  everything at 8 kHz: recorded/, changed/, synthetic/
 
@@ -20,9 +24,7 @@ texts; one that contains a whole held-out sentence is thrown away.
 """
 
 import argparse
-import gzip
 import json
-import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -35,21 +37,23 @@ import soundfile
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "audiolm-trainer"))
 
-from audiolm.audio.loading import MAX_SECONDS, SAMPLE_RATE_HZ, load_waveform
-from audiolm.data.demo.plan import SpeechClip
-from audiolm.data.demo.rendering import render_clips
-from audiolm.data.demo.speech import TRAIN_SPEAKERS, list_voices, resample
+from real_corpus_speech import synthesize, write_telephone
+from real_corpus_texts import (
+    draw_domain_texts,
+    draw_english_texts,
+    is_allowed,
+    read_english,
+    read_transcripts,
+)
+
+from audiolm.audio.loading import MAX_SECONDS, load_waveform
 from audiolm.data.outputs import whole_folder
 from audiolm.data.splitting import choose_part
 from audiolm.errors import UserError, run_command
 
-TELEPHONE_HZ = 8000
-FRACTIONS = {"test": 0.24, "valid": 0.1}  # of the sentences of two words or more
+FRACTIONS = {"test": 0.24, "valid": 0.2}  # of the sentences of two words or more
 MAX_TRAIN_SECONDS = 16.0  # a longer clip costs a training step more than it teaches
-DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-SIGNS = {"*": " star ", "#": " pound ", "-": " "}
-NOT_SPOKEN = re.compile(r"[\[(<][^\])>]*[\])>]")  # remarks in brackets
-WORD = re.compile(r"[a-z']+")
+UNREAD_SHARE = 6  # one synthetic clip in so many is kept from the first stage
 
 Entry = dict[str, Any]
 
@@ -59,9 +63,10 @@ class Counts:
     """Training clips to make beside the recordings themselves."""
 
     copies: int = 2  # of each recording, with another speed and noise
-    joined: int = 1200  # sequences of two to four recordings
-    domain: int = 4500  # synthetic, of pieces of training sentences
-    english: int = 3000  # synthetic, of pieces of the English texts
+    joined: int = 1500  # sequences of two to four recordings
+    long: int = 480  # sequences of 8 to 22 s
+    domain: int = 5000  # synthetic, of pieces of training sentences
+    english: int = 4000  # synthetic, of pieces of the English texts
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -73,7 +78,7 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError(f"--english: no sentence found in {', '.join(options.english)}")
     with whole_folder(options.output, overwrite=False, sources=[]) as folder:
         counts = Counts(domain=options.num_domain, english=options.num_english)
-        parts = build_parts(folder, recordings, english, counts, options.seed)
+        parts = build_parts(folder, recordings, english, counts, options.flite, options.seed)
         for part, entries in parts.items():
             lines = ",\n".join(json.dumps(entry) for entry in entries)
             text = f'{{"annotation": [\n{lines}\n]}}\n'
@@ -104,36 +109,13 @@ def list_recordings(sounds: Path, transcripts: Path) -> list[Entry]:
     return entries
 
 
-def read_transcripts(path: Path) -> dict[str, str]:
-    """Name -> spoken words of `name: text` lines, without those that are sounds or ambiguous."""
-    data = path.read_bytes()
-    text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
-    pairs = [line.split(":", 1) for line in text.splitlines() if ":" in line and line[0] != ";"]
-    spoken = {name.strip(): spell_out(transcript) for name, transcript in pairs}
-    return {name: words for name, words in spoken.items() if words}
-
-
-def spell_out(transcript: str) -> str:
-    """Lower-case words, digits and signs spelled out; "" when it is unclear how it is spoken."""
-    text = NOT_SPOKEN.sub(" ", transcript).lower().replace("’", "'")
-    if not text.strip() or "www" in text or re.search(r"\d\d|\d[a-z]|\.\d", text):
-        return ""
-    for sign, word in SIGNS.items():
-        text = text.replace(sign, word)
-    text = re.sub(r"\b([a-z])\.\s?(?=[a-z]\.)", r"\1 ", text)  # "a.m." is "a m"
-    text = re.sub(r"\d", lambda digit: f" {DIGITS[int(digit[0])]} ", text)
-    return " ".join(WORD.findall(text))
-
-
-def read_english(path: Path) -> list[str]:
-    """Runs of at least three lower-case words without digits or stops between them."""
-    text = path.read_text(encoding="utf-8", errors="replace").lower()
-    pieces = re.split(r"[^a-z' \n]+|\n\s*\n", text)
-    return [" ".join(words) for piece in pieces if len(words := WORD.findall(piece)) >= 3]
-
-
 def build_parts(
-    folder: Path, recordings: list[Entry], english: list[str], counts: Counts, seed: int
+    folder: Path,
+    recordings: list[Entry],
+    english: list[str],
+    counts: Counts,
+    flite: str,
+    seed: int,
 ) -> dict[str, list[Entry]]:
     """Write the audio; the entries of train, valid and test."""
     for name in ("recorded", "changed", "synthetic"):
@@ -159,47 +141,14 @@ def build_parts(
         *draw_english_texts(rng, english, held_out, counts.english),
     ]
     parts["train_recorded"] += change_copies(folder, rng, recorded, counts.copies)
-    parts["train_joined"] = join_recordings(rng, recorded, held_out, counts.joined)
-    parts["train_synthetic"] = synthesize(folder, rng, texts, seed)
+    parts["train_joined"] = join_recordings(rng, parts["train_recorded"], held_out, counts.joined)
+    order = rng.permutation(len(texts))
+    synthetic = synthesize(folder, rng, [texts[int(i)] for i in order], flite, seed)
+    first = len(synthetic) // UNREAD_SHARE
+    parts["train_synthetic"], parts["train_unread"] = synthetic[first:], synthetic[:first]
+    sources = (parts["train_recorded"], parts["train_synthetic"])
+    parts["train_long"] = join_long(seed, sources, held_out, counts.long)
     return parts
-
-
-def draw_domain_texts(
-    rng: np.random.Generator, sentences: Sequence[str], held_out: set[str], count: int
-) -> list[str]:
-    """Two to nine words: one to three pieces of training sentences behind one another."""
-    texts: list[str] = []
-    while len(texts) < count:
-        chosen = rng.choice(len(sentences), size=rng.integers(1, 4))
-        text = " ".join(draw_piece(rng, sentences[int(number)], 5) for number in chosen)
-        if 2 <= len(text.split()) <= 9 and is_allowed(text, held_out):
-            texts.append(text)
-    return texts
-
-
-def draw_english_texts(
-    rng: np.random.Generator, english: Sequence[str], held_out: set[str], count: int
-) -> list[str]:
-    """Two to eight words of one English sentence."""
-    texts: list[str] = []
-    while len(texts) < count:
-        text = draw_piece(rng, english[int(rng.integers(len(english)))], 8)
-        if len(text.split()) >= 2 and is_allowed(text, held_out):
-            texts.append(text)
-    return texts
-
-
-def draw_piece(rng: np.random.Generator, text: str, most: int) -> str:
-    """One to `most` words of a text that stand together."""
-    words = text.split()
-    length = min(int(rng.integers(1, most + 1)), len(words))
-    start = int(rng.integers(len(words) - length + 1))
-    return " ".join(words[start : start + length])
-
-
-def is_allowed(text: str, held_out: set[str]) -> bool:
-    """Whether no held-out sentence stands in the text as a whole."""
-    return not any(f" {sentence} " in f" {text} " for sentence in held_out)
 
 
 def change_copies(
@@ -232,51 +181,38 @@ def join_recordings(
     entries: list[Entry] = []
     while len(entries) < count:
         chosen = [short[int(i)] for i in rng.choice(len(short), size=rng.integers(2, 5))]
-        text = " ".join(entry["text"] for entry in chosen)
-        seconds = sum(entry["duration"] for entry in chosen) + 0.1 * (len(chosen) - 1)
-        if is_allowed(text, held_out):
-            first, *others = (entry["path"] for entry in chosen)
-            entries.append(
-                {"path": first, "expand_wav": others, "text": text, "task": "asr", "kind": "joined",
-                 "duration": seconds}
-            )  # fmt: skip
+        joined = join(chosen, "joined")
+        if is_allowed(joined["text"], held_out):
+            entries.append(joined)
     return entries
 
 
-def synthesize(
-    folder: Path, rng: np.random.Generator, texts: Sequence[str], seed: int
+def join_long(
+    seed: int, sources: Sequence[Sequence[Entry]], held_out: set[str], count: int
 ) -> list[Entry]:
-    """Speak every text in one of the demo corpus's training voices, at 8 kHz."""
-    voices = list_voices(TRAIN_SPEAKERS)
-    clips = [
-        SpeechClip(
-            path=f"audio/synthetic/{number:05d}.wav",
-            split="train",
-            part="full",
-            text=text,
-            voice=voices[int(rng.integers(len(voices)))],
-            words_per_minute=int(rng.integers(120, 190)),
-            pitch=int(rng.integers(30, 76)),
-        )
-        for number, text in enumerate(texts)
-    ]
-    render_clips(clips, [], folder, seed=seed, num_processes=1, report=print)
-    entries = []
-    for clip in clips:
-        samples, _ = soundfile.read(folder / clip.path, dtype="float32")
-        seconds = write_telephone(folder / clip.path, samples)
-        entries.append(
-            {"path": clip.path, "text": clip.text, "task": "asr", "kind": "synthetic",
-             "duration": seconds}
-        )  # fmt: skip
+    """Sequences of 8 to 22 s, about as many pieces from each source: prompts may be that long, and
+    hardly a training clip is."""
+    rng = np.random.default_rng([seed, 1])
+    entries: list[Entry] = []
+    while len(entries) < count:
+        least = float(rng.uniform(8, 20))
+        chosen: list[Entry] = []
+        while not chosen or join(chosen, "long")["duration"] < least:
+            source = sources[int(rng.integers(len(sources)))]
+            chosen.append(source[int(rng.integers(len(source)))])
+        joined = join(chosen, "long")
+        if joined["duration"] <= 22 and is_allowed(joined["text"], held_out):
+            entries.append(joined)
     return entries
 
 
-def write_telephone(path: Path, samples: np.ndarray) -> float:
-    """Write 16 kHz samples (T,) at 8 kHz, as the recordings are; the seconds written."""
-    samples = resample(samples, SAMPLE_RATE_HZ, TELEPHONE_HZ)
-    soundfile.write(path, np.clip(samples, -1, 1), TELEPHONE_HZ, subtype="PCM_16")
-    return len(samples) / TELEPHONE_HZ
+def join(chosen: Sequence[Entry], kind: str) -> Entry:
+    """Clips behind one another, as `expand_wav` joins them, with 0.1 s between."""
+    first, *others = (entry["path"] for entry in chosen)
+    text = " ".join(entry["text"] for entry in chosen)
+    seconds = sum(entry["duration"] for entry in chosen) + 0.1 * (len(chosen) - 1)
+    return {"path": first, "expand_wav": others, "text": text, "task": "asr", "kind": kind,
+            "duration": seconds}  # fmt: skip
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -288,6 +224,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--sounds", required=True, help="folder of the recordings")
     parser.add_argument("--transcripts", required=True, help="`name: text` lines, plain or .gz")
     parser.add_argument("--english", nargs="+", required=True, help="English text files")
+    parser.add_argument("--flite", default="", help="command of flite; without: espeak-ng alone")
     parser.add_argument("--num-domain", type=int, default=Counts.domain, help="synthetic clips")
     parser.add_argument("--num-english", type=int, default=Counts.english, help="synthetic clips")
     parser.add_argument("--seed", type=int, default=0, help="of the split and all draws (0)")
