@@ -88,6 +88,18 @@ def test_clip_is_encoded_once(answerer: Answerer, monkeypatch: pytest.MonkeyPatc
     assert first != answerer.ask(clip, "What is it?")
 
 
+def test_what_comes_before_the_audio_is_read_once(answerer: Answerer, dev: Golden) -> None:
+    assert answerer._prefixes is not None
+    whole = answerer.model.generate(
+        dev.load_samples([0]), answerer.generate_cfg, prompts=[answerer.plan_prompt("Hear this")]
+    )
+    assert [answerer.ask(GOOD, "Hear this")] == whole
+    num_computed = answerer._prefixes.num_computed
+    assert [answerer.ask(GOOD, "Hear this")] == whole
+    answerer.ask(GOOD, "What is it?")
+    assert answerer._prefixes.num_computed == num_computed >= 1
+
+
 def test_beams_come_whole(dev_model: SALMONN, book: PromptBook, dev: Golden) -> None:
     log_mel = LogMel.from_pretrained(DEV / "components" / "whisper")
     beams = {**GENERATE, "num_beams": 2}

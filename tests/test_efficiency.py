@@ -22,15 +22,17 @@ from audiolm.audio.features import LogMel
 from audiolm.config import GenerateConfig
 from audiolm.errors import UserError
 from audiolm.evaluation import machine, memory, roofline, timing
+from audiolm.evaluation.efficiency import Case, Question
 from audiolm.evaluation.efficiency_page import build_page
 from audiolm.evaluation.efficiency_report import choose_report_path, save_report
 from audiolm.evaluation.efficiency_tables import format_report
 from audiolm.evaluation.forced_decoding import ForcedDecoder
-from audiolm.evaluation.roofline import MachineLimits
+from audiolm.evaluation.roofline import MachineLimits, count_operations
 from audiolm.evaluation.timing_clip import build_noise_clip, build_synthetic_clip, load_timing_clip
 from audiolm.evaluation.workload import PHASES, Workload
 from audiolm.models.decode import generate_ids
 from audiolm.models.device import inference_dtype
+from audiolm.models.lean_step import LeanStep
 from audiolm.models.llm import stop_token_ids
 from audiolm.models.salmonn import SALMONN
 from audiolm.models.splice import LlmInputs
@@ -340,17 +342,40 @@ def test_each_step_reads_one_token_on_the_prefills_cache(
         cache = kwargs["cache"] if "cache" in kwargs else kwargs["past_key_values"]
         num_past = cache.get_seq_length()
         output = forward(*args, **kwargs)
-        inputs = kwargs["input_ids"] if num_past else kwargs["inputs_embeds"]
-        calls.append((inputs.shape[1], num_past, output.logits.shape[1]))
+        calls.append((kwargs["inputs_embeds"].shape[1], num_past, output.logits.shape[1]))
         return output
 
+    step = LeanStep.__call__
+
+    def recording_step(self: LeanStep, cache: Any, *args: Any) -> torch.Tensor:
+        num_past = cache.get_seq_length()
+        logits = step(self, cache, *args)
+        calls.append((args[-1].shape[1], num_past, logits.shape[1]))
+        return logits
+
     monkeypatch.setattr(base, "forward", recording_forward)
+    monkeypatch.setattr(LeanStep, "__call__", recording_step)
     clip = build_synthetic_clip(1.0, seed=0)
     workload = Workload(model, load_log_mel(), clip.samples, PROMPT, num_new_tokens=4)
     workload.answer()
     assert workload.outcome is not None
     num_prompt = workload.outcome.num_prompt_positions
     assert calls == [(num_prompt, 0, 1), *[(1, num_prompt + step, 1) for step in range(3)]]
+
+
+def test_the_prefix_is_read_by_the_first_answer_alone(dev_model: SALMONN) -> None:
+    outcomes, flops = [], []
+    for keeps_prefix in (False, True):
+        question = Question(dev_model, load_log_mel(), PROMPT, keeps_prefix=keeps_prefix)
+        workload = question.ask(Case(build_synthetic_clip(1.0, seed=0), 2), 8)
+        for _ in range(2):
+            flops.append(count_operations(workload)["prefill"]["flops"])
+            assert workload.outcome is not None
+            outcomes.append(workload.outcome)
+    assert all(torch.equal(outcome.new_ids, outcomes[0].new_ids) for outcome in outcomes)
+    assert len({outcome.num_prompt_positions for outcome in outcomes}) == 1
+    assert flops[0] == flops[1]
+    assert flops[3] < flops[2] < flops[0]  # not at all, for one row in place of two, for both
 
 
 def test_answer_longer_than_the_context_is_refused(dev_model: SALMONN) -> None:

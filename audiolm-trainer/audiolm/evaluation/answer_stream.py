@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from audiolm.config import GenerateConfig
 from audiolm.models.decode import clean_texts, stream_ids
+from audiolm.models.prefix_cache import PrefixCache
 from audiolm.models.salmonn import SALMONN
 from audiolm.models.splice import LlmInputs
 
@@ -21,14 +22,19 @@ def can_stream(generate_cfg: GenerateConfig) -> bool:
 
 
 def stream_new_ids(
-    model: SALMONN, inputs: LlmInputs, generate_cfg: GenerateConfig
+    model: SALMONN,
+    inputs: LlmInputs,
+    generate_cfg: GenerateConfig,
+    prefixes: PrefixCache | None = None,
 ) -> Generator[list[int], None, None]:
     """Ids of one row as they are decoded; with beams, all of them at the end.
 
-    Nothing is decoded before it is asked for; closing the iterator ends the work.
+    Nothing is decoded before it is asked for; closing the iterator ends the work. `prefixes` are of
+    earlier questions to the same weights.
     """
+    end_text = model.text_options.end_text
     yield from stream_ids(
-        model.llm, model.llama_tokenizer, inputs, generate_cfg, model.text_options.end_text
+        model.llm, model.llama_tokenizer, inputs, generate_cfg, end_text, prefixes=prefixes
     )
 
 

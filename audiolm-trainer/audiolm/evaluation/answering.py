@@ -25,6 +25,7 @@ from audiolm.evaluation.answer_stream import show_so_far, stream_new_ids
 from audiolm.evaluation.questions import DEFAULT_TASK, build_prompt, load_clip
 from audiolm.models.decode import read_generate_config
 from audiolm.models.device import choose_device, inference_dtype, move_to
+from audiolm.models.prefix_cache import PrefixCache
 from audiolm.models.salmonn import SALMONN
 from audiolm.models.splice import LlmInputs, splice
 from audiolm.prompts import PromptBook, apply_template, split_at_marker
@@ -86,7 +87,7 @@ class Answerer:
     """A model in memory that answers one question after the other.
 
     Args:
-        model: in eval mode, on `device`.
+        model: in eval mode, on `device`; its weights stay as they are.
         log_mel: (T,) float32 waveform -> (M, 3000) log-mel; see `audio.features.LogMel`.
         prompts: sentences by task, for questions without a prompt.
         template: see `prompts.apply_template`.
@@ -112,6 +113,7 @@ class Answerer:
         self.generate_cfg = read_generate_config(generate_cfg)
         self.device = device
         self._template = template
+        self._prefixes = PrefixCache() if self.generate_cfg.prefix_cache else None
         self.long_audio: LongAudioPolicy = long_audio
 
     @classmethod
@@ -224,7 +226,8 @@ class Answerer:
         end_texts = (self.generate_cfg.end_sym, self.model.text_options.end_text)
         ids: list[int] = []
         seconds, ttft_seconds = time.perf_counter() - started, 0.0
-        with contextlib.closing(stream_new_ids(self.model, inputs, self.generate_cfg)) as stream:
+        new = stream_new_ids(self.model, inputs, self.generate_cfg, self._prefixes)
+        with contextlib.closing(new) as stream:
             while True:
                 started = time.perf_counter()
                 new_ids = next(stream, None)

@@ -91,13 +91,15 @@ class FailedCase:
 class Question:
     """What is asked of which model, whatever the clip.
 
-    `prompt` is templated and holds `<SpeechHere>` once; an empty `end_text` is the model's own.
+    `prompt` is templated and holds `<SpeechHere>` once; an empty `end_text` is the model's own;
+    `keeps_prefix` as in `Workload`.
     """
 
     model: SALMONN
     log_mel: LogMel
     prompt: str
     end_text: str = ""
+    keeps_prefix: bool = False
 
     def ask(self, case: Case, num_new_tokens: int) -> Workload:
         """The question about one clip."""
@@ -109,6 +111,7 @@ class Question:
             num_new_tokens=num_new_tokens,
             batch_size=case.batch_size,
             end_text=self.end_text,
+            keeps_prefix=self.keeps_prefix,
             read=case.clip.read if case.clip.path else None,
         )
 

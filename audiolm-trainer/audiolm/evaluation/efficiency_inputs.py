@@ -72,4 +72,5 @@ def load_question(config: Config, task: str) -> Question:
     torch.manual_seed(config.run.seed)  # of what no checkpoint fills
     options = dataclasses.replace(config.model, prompt_path="")  # training prompts are not read
     model = SALMONN.from_config(options, device=device, dtype=dtype)
-    return Question(model, log_mel, prompt, config.generate.end_sym)
+    generate = config.generate
+    return Question(model, log_mel, prompt, generate.end_sym, generate.prefix_cache)

@@ -14,6 +14,7 @@ import torch
 
 from audiolm.errors import UserError
 from audiolm.models.greedy import DecodeState, TokenLoop, build_processors
+from audiolm.models.prefix_cache import PrefixCache
 from audiolm.models.splice import LlmInputs
 
 
@@ -24,13 +25,21 @@ class ForcedDecoder:
         llm: a causal LLM, with or without adapter.
         stop_ids: tokens that may not be written, as with `min_new_tokens` of transformers.
         num_new_tokens: N.
+        prefixes: keeps what comes before the audio from one prefill to the next.
     """
 
-    def __init__(self, llm: Any, stop_ids: Sequence[int], num_new_tokens: int) -> None:
+    def __init__(
+        self,
+        llm: Any,
+        stop_ids: Sequence[int],
+        num_new_tokens: int,
+        prefixes: PrefixCache | None = None,
+    ) -> None:
         processors = build_processors(
             llm.device, min_new_tokens=num_new_tokens, stop_ids=tuple(stop_ids)
         )
         self._loop = TokenLoop(llm, num_new_tokens, processors)
+        self._prefixes = prefixes
 
     def prefill(
         self, inputs: LlmInputs, on_logits: Callable[[], None] | None = None
@@ -43,7 +52,7 @@ class ForcedDecoder:
             UserError: prompt and answer are longer than the LLM's context.
         """
         self._check_context(inputs.attention_mask.shape[1])
-        return self._loop.prefill(inputs, on_logits)
+        return self._loop.prefill(inputs, on_logits, self._prefixes)
 
     def decode(
         self, state: DecodeState, on_token: Callable[[], None] | None = None

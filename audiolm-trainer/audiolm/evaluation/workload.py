@@ -36,6 +36,7 @@ from audiolm.evaluation.timing import Answer, PhaseClock
 from audiolm.models.decode import clean_texts
 from audiolm.models.device import move_to
 from audiolm.models.llm import stop_token_ids
+from audiolm.models.prefix_cache import PrefixCache
 from audiolm.models.salmonn import SALMONN
 from audiolm.models.splice import splice
 
@@ -82,6 +83,8 @@ class Workload:
         num_new_tokens: N, written whatever the model would rather do.
         batch_size: B copies of clip and prompt are answered together.
         end_text: end symbol; empty: the model's own.
+        keeps_prefix: what comes before the audio is read by the first answer alone, as where
+            people ask and in evaluation (`generate.prefix_cache`).
         read: reads the waveform from its file; None: `waveform` is taken and nothing is loaded.
     """
 
@@ -95,6 +98,7 @@ class Workload:
         num_new_tokens: int,
         batch_size: int = 1,
         end_text: str = "",
+        keeps_prefix: bool = False,
         read: Callable[[], np.ndarray] | None = None,
     ) -> None:
         self.model = model
@@ -104,7 +108,8 @@ class Workload:
         self.device = next(model.parameters()).device
         self.end_text = end_text or model.text_options.end_text
         stop_ids = stop_token_ids(model.llm, model.llama_tokenizer, self.end_text)
-        self.decoder = ForcedDecoder(model.llm, stop_ids, num_new_tokens)
+        prefixes = PrefixCache() if keeps_prefix else None
+        self.decoder = ForcedDecoder(model.llm, stop_ids, num_new_tokens, prefixes)
         self.outcome: Outcome | None = None
         self._read = read
 

@@ -98,6 +98,7 @@ def stream_ids(
     *,
     guard: RunawayGuard | None = None,
     seeds: Sequence[int] | None = None,
+    prefixes: PrefixCache | None = None,
 ) -> Iterator[list[int]]:
     """The ids of `generate_ids` for one row, each as soon as it is there; beams' at the end.
 
@@ -110,7 +111,7 @@ def stream_ids(
         yield ids[0].tolist()
         return
     loop = _build_loop(llm, inputs, options, rules, seeds)
-    yield from loop.stream(inputs, rules.by_row(tokenizer, guard))
+    yield from loop.stream(inputs, rules.by_row(tokenizer, guard), prefixes)
 
 
 def _build_loop(

@@ -138,11 +138,13 @@ class TokenLoop:
         padded = [row + [pad_id] * (length - len(row)) for row in rows]
         return torch.tensor(padded, dtype=torch.long, device=state.ids.device)
 
-    def stream(self, inputs: LlmInputs, rules: RowRules) -> Iterator[list[int]]:
+    def stream(
+        self, inputs: LlmInputs, rules: RowRules, prefixes: PrefixCache | None = None
+    ) -> Iterator[list[int]]:
         """New ids of one row, as soon as they are there."""
         assert len(inputs.attention_mask) == 1
         num_given = 0
-        for (row,) in self._watch(self.prefill(inputs), rules, 1):
+        for (row,) in self._watch(self.prefill(inputs, prefixes=prefixes), rules, 1):
             yield row[num_given:]
             num_given = len(row)
 
