@@ -138,18 +138,23 @@ class CaptionCounts:
 def count_ngrams(tokens: CaptionTokens, max_order: int = MAX_ORDER) -> CaptionCounts:
     """Count the n-grams of 1 to `max_order` words of captions, at least one reference per clip."""
     layout, num_words = tokens.layout, max(len(tokens.vocabulary), 1)
+    # int32, and arrays changed in place: of 100,000 clips each of these is tens of MiB
     texts = np.repeat(np.arange(len(layout.lengths), dtype=np.int32), layout.lengths)  # (W,)
-    places = np.arange(len(texts))
-    lefts = np.repeat(np.cumsum(layout.lengths), layout.lengths) - places  # words from here on
-    grams, num_grams = tokens.ids.astype(np.int64), num_words
+    places = np.arange(len(texts), dtype=np.int32)
+    lefts = np.repeat(np.cumsum(layout.lengths, dtype=np.int32), layout.lengths)
+    lefts -= places  # words of the text from here on
+    grams, num_grams = tokens.ids, num_words
     orders = []
     for order in range(1, max_order + 1):
         if order > 1:
             is_inside = lefts >= order
             places, texts, lefts = places[is_inside], texts[is_inside], lefts[is_inside]
-            longer = grams[is_inside] * num_words + tokens.ids[places + order - 1]
-            grams, different = pd.factorize(longer)
-            num_grams = max(len(different), 1)
+            longer = grams[is_inside].astype(np.int64)
+            longer *= num_words
+            longer += tokens.ids[places + (order - 1)]
+            codes, different = pd.factorize(longer)
+            grams, num_grams = codes.astype(np.int32), max(len(different), 1)
+            del longer, codes, different
         orders.append(_count_entries(layout, texts, grams, num_grams))
     return CaptionCounts(layout, orders)
 
@@ -159,8 +164,12 @@ def _count_entries(
 ) -> _Entries:
     """Entries of n-grams as they stand in the texts: `grams[i]` is one of text `texts[i]`."""
     num_slots = int(layout.texts_per_clip.max(initial=1))
-    clips = layout.clip_of_text[texts]
-    keys = (clips * num_grams + grams) * num_slots + (texts - layout.hypotheses[clips])
+    keys = layout.clip_of_text[texts]  # clip, then n-gram, then text within the clip
+    slots = (texts - layout.hypotheses[keys]).astype(np.int32)
+    keys *= num_grams
+    keys += grams
+    keys *= num_slots
+    keys += slots
     keys.sort()
     is_first = np.ones(len(keys), dtype=bool)
     is_first[1:] = keys[1:] != keys[:-1]

@@ -26,7 +26,8 @@ from audiolm.evaluation.report_charts import draw_histogram, draw_length_confusi
 from audiolm.evaluation.report_style import SCRIPT, STYLE
 from audiolm.evaluation.result_page import describe_bin, describe_facts
 from audiolm.evaluation.results import GroupResult
-from audiolm.evaluation.wording import NAMES, PERCENTAGES, format_value
+from audiolm.evaluation.tasks import CAPTIONS
+from audiolm.evaluation.wording import NAMES, PERCENTAGES, format_bound, format_value
 
 MAX_ROWS = 5000
 
@@ -118,6 +119,7 @@ def list_rows(
         row = _describe_row(position, prediction)
         row |= {"group": group.name, "score": round(figure, 6), "errors": num_errors}
         row["percent"] = group.primary in PERCENTAGES
+        row["caption"] = group.kind is CAPTIONS
         row["steps"] = align_texts(group.kind, prediction.text, prediction.references)
         rows.append(row)
     scored = {position for _, _, position, _, _ in places}
@@ -185,14 +187,14 @@ def _draw_scores(group: GroupResult) -> str:
 def _draw_range(name: str, low: float | None, high: float | None) -> str:
     if low is None or high is None:
         return "-"
-    return f"{format_value(name, low, 2)} to {format_value(name, high, 2)}"
+    return f"{format_bound(name, low)} to {format_bound(name, high)}"
 
 
 def _draw_bins(group: GroupResult) -> str:
     name = group.primary
     rows = "".join(
         f"<tr><th>{describe_bin(b.start_seconds, b.end_seconds)}</th><td>{b.figure.num_clips}</td>"
-        f"<td>{format_value(name, b.figure.value, 2)}</td>"
+        f"<td>{format_bound(name, b.figure.value)}</td>"
         f"<td>{_draw_range(name, b.figure.low, b.figure.high)}</td></tr>"
         for b in group.bins
     )

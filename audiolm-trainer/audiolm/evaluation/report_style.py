@@ -25,8 +25,10 @@ input, select, button { font: inherit; color: inherit; background: var(--soft);
   background: var(--paper); z-index: 1; }
 #rows th button { border: 0; background: none; padding: 0; cursor: pointer;
   font-weight: 600; } #rows td.texts { width: 60%; overflow-wrap: anywhere; }
-#rows td.id { max-width: 14em; overflow-wrap: anywhere; }
+#rows td.id { min-width: 11em; max-width: 16em; overflow-wrap: anywhere; }
+#rows th { white-space: nowrap; }
 .pair { display: inline-flex; flex-direction: column; margin: 0 .25em .2em 0; }
+.right { white-space: pre; }
 .pair span:empty::before { content: "\\2217"; opacity: .5; }
 .s span:last-child { color: var(--wrong); font-weight: 600; }
 .d span:first-child { color: var(--missing); font-weight: 600; text-decoration: line-through; }
@@ -40,8 +42,10 @@ SCRIPT = """
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
 const STEP = 100;  // rows shown at a time
+const hasErrors = data.rows.some(row => row.errors !== null);
 const COLUMNS = [["id", "clip"], ["task", "task"], ["score", "score"], ["errors", "errors"],
-  ["seconds", "audio s"], ["tokens", "tokens"], ["stop", "ended by"]];
+  ["seconds", "audio, s"], ["tokens", "tokens"], ["stop", "ended by"]]
+  .filter(([key]) => key !== "errors" || hasErrors);
 const state = {key: "", down: true, shown: [], drawn: 0};
 
 function make(tag, attributes = {}, ...children) {
@@ -54,8 +58,12 @@ function make(tag, attributes = {}, ...children) {
 function drawSteps(steps) {
   const line = make("div");
   for (const [kind, wanted, said] of steps)
-    line.append(make("span", {class: "pair " + (kind === "=" ? "right" : kind)},
-      make("span", {}, wanted), make("span", {}, said)));
+    if (kind === "=")  // word by word, so that a line can end after each
+      for (const word of wanted.split(" "))
+        line.append(make("span", {class: "pair right"}, word + "\\n" + word));
+    else
+      line.append(make("span", {class: "pair " + kind}, make("span", {}, wanted),
+        make("span", {}, said)));
   return line;
 }
 
@@ -68,9 +76,8 @@ function drawCaption(row) {
 
 function drawTexts(row) {
   const cell = make("td", {class: "texts"});
-  const isCaption = row.steps && row.steps.every(([, wanted]) => wanted === "");
   if (row.steps && row.steps.length)
-    cell.append(isCaption ? drawCaption(row) : drawSteps(row.steps));
+    cell.append(row.caption ? drawCaption(row) : drawSteps(row.steps));
   for (const text of row.refs) cell.append(make("div", {class: "raw"}, "reference: " + text));
   cell.append(make("div", {class: "raw"}, "answer: " + row.text));
   return cell;
@@ -82,10 +89,10 @@ function drawRow(row) {
   const id = make("td", {class: "id"}, row.id);
   if (row.audio) id.append(make("br"), make("audio", {controls: "", preload: "none",
     src: row.audio}));
-  return make("tr", {"data-n": row.n}, id, make("td", {}, row.task), make("td", {}, score),
-    make("td", {}, row.errors === null ? "" : String(row.errors)),
-    make("td", {}, row.seconds.toFixed(1)), make("td", {}, String(row.tokens)),
-    make("td", {}, row.stop), drawTexts(row));
+  const texts = {task: row.task, score, errors: row.errors === null ? "" : String(row.errors),
+    seconds: row.seconds.toFixed(1), tokens: String(row.tokens), stop: row.stop};
+  return make("tr", {"data-n": row.n}, id,
+    ...COLUMNS.slice(1).map(([key]) => make("td", {}, texts[key])), drawTexts(row));
 }
 
 function drawMore() {
@@ -142,13 +149,17 @@ for (const [key, title] of COLUMNS) {
   });
   head.append(headers[key] = make("th", {"data-key": key}, button));
 }
-head.append(make("th", {}, "reference over answer"));
-const legend = make("p", {class: "legend"}, make("span", {class: "s"}, make("span"),
-  make("span", {}, "another word")), make("span", {class: "d"}, make("span", {}, "missing")),
-  make("span", {class: "i"}, make("span"), make("span", {}, "too much")));
+head.append(make("th", {}, hasErrors ? "reference over answer" : "answer"));
+const legend = make("p", {class: "legend"});
+if (hasErrors)
+  for (const [kind, wanted, said] of [["s", "", "another word"], ["d", "missing", ""],
+    ["i", "", "too much"]])
+    legend.append(make("span", {class: kind}, make("span", {}, wanted), make("span", {}, said)));
+if (data.rows.some(row => row.caption))
+  legend.append(make("span", {class: "i"}, make("span", {}, "in no reference (captions)")));
 const clips = document.getElementById("clips");
 const controls = make("div", {id: "controls"}, search, task, stop,
-  make("label", {for: "wrong"}, wrong, " with errors"), count);
+  ...(hasErrors ? [make("label", {for: "wrong"}, wrong, " with errors")] : []), count);
 clips.append(make("h2", {}, "Clips"), legend, controls,
   make("table", {id: "rows"}, make("thead", {}, head), body), make("div", {id: "end"}));
 new ResizeObserver(() =>  // the table's header stays in sight below the controls

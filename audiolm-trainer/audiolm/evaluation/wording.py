@@ -44,6 +44,11 @@ def format_value(name: str, value: float, digits: int = 4) -> str:
     return f"{value:.{digits}%}" if name in PERCENTAGES else f"{value:.{digits}f}"
 
 
+def format_bound(name: str, value: float) -> str:
+    """A figure as exactly as an interval deserves."""
+    return format_value(name, value, 2 if name in PERCENTAGES else 4)
+
+
 def format_interval(name: str, figure: Interval) -> str:
     """A figure with its interval."""
     text = format_value(name, figure.value)
