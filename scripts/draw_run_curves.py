@@ -3,7 +3,7 @@
     python scripts/draw_run_curves.py real/runs/real_ctc_* real/runs/real_llm_* -o img/real-run.svg
 
 Of each run the loss and the token accuracy of training and validation, as in its report.html, and
-the scores of its validations where there are any.
+the first score of its validations where there are any.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from audiolm.training.report.curves import build_charts
 from audiolm.training.report.history import RunHistory, read_history
 from audiolm.training.report.style import STYLE
 
+MAX_CHARTS = 3  # of a run
 HEADING, GAP = 44, 24  # SVG units: room for a chart's title and legend, and between charts
 
 
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
         groups = dict(build_charts(history))
         if "Learning" not in groups:
             raise UserError(f"{folder}: its log.jsonl holds no curve; give the folder of a run")
-        rows.append((Path(folder).name.rsplit("_", 1)[0], history, groups["Learning"]))
+        rows.append((Path(folder).name.rsplit("_", 1)[0], history, groups["Learning"][:MAX_CHARTS]))
     Path(options.output).write_text(draw(rows), encoding="utf-8")
     print(options.output)
     return 0

@@ -61,7 +61,7 @@ train real_ctc
 train real_ctc_long model.ckpt="$(last_checkpoint real_ctc)"
 announce "4/6 second stage: connector and LoRA, by the LLM's answers"
 train real_llm model.ckpt="$(last_checkpoint real_ctc_long)"
-checkpoint="$(find_finished real_llm)/checkpoint_best.pth" # by the validation clips' word error rate
+checkpoint="$(last_checkpoint real_llm)"
 
 announce "5/6 word error rate on held-out prompts"
 "$VENV_PYTHON" evaluate_salmonn.py --mode valid_asr --cfg-path configs/real_eval.yaml \
