@@ -1,5 +1,6 @@
 """evaluate_salmonn.py and `run.evaluate: true` on the golden dev model: files, scores, mistakes."""
 
+import contextlib
 import csv
 import hashlib
 import json
@@ -479,6 +480,8 @@ def kill_in_the_middle(command: list[str], root: Path) -> tuple[Path, dict[int, 
     ) as launcher:
         parts: list[Path] = []
         while len([path for path in parts if path.stat().st_size]) < 2:
+            with contextlib.suppress(subprocess.TimeoutExpired):  # not a busy wait beside the two
+                launcher.wait(0.05)
             assert launcher.poll() is None, "it ended by itself"
             parts = list(root.glob("valid_results/*/predictions.?.jsonl"))
         for process in psutil.Process(launcher.pid).children(recursive=True):
