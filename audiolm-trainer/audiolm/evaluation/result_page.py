@@ -14,6 +14,14 @@ CARD_KEYS = (
     "mode", "command", "finished", "commit", "config_sha256", "seed", "annotation",
     "annotation_sha256", "num_clips", "rescored_from",
 )  # fmt: skip
+FACT_NAMES = {
+    "vocabulary": "different words in the answers",
+    "reference_vocabulary": "different words in the references",
+    "unique_caption_share": "different answers, of all",
+    "constant_caption": "best single caption for every clip",
+    "constant_caption_cider_d": "its CIDEr-D, a floor",
+    "human_cider_d": "CIDEr-D of people's captions, a ceiling",
+}
 
 
 def format_result(result: dict[str, Any], groups: Sequence[GroupResult]) -> str:
@@ -40,7 +48,7 @@ def describe_facts(group: GroupResult) -> list[str]:
         told = ", ".join(f"{group.counts[name]} {name}" for name in edits)
         lines.append(f"{told} in {group.counts['num_words']} words")
     lines += [
-        f"{name.replace('_', ' ')}: {_format_fact(value)}"
+        f"{FACT_NAMES.get(name, name.replace('_', ' '))}: {_format_fact(value)}"
         for name, value in group.facts.items()
         if value is not None
     ]
