@@ -35,21 +35,21 @@ from typing import Any
 import numpy as np
 import soundfile
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "audiolm-trainer"))
 
-from real_corpus_speech import synthesize, write_telephone
-from real_corpus_texts import (
+from audiolm.audio.loading import MAX_SECONDS, load_waveform
+from audiolm.data.outputs import whole_folder
+from audiolm.data.splitting import choose_part
+from audiolm.errors import UserError, run_command
+from scripts.real_corpus.speech import synthesize, write_telephone
+from scripts.real_corpus.texts import (
     draw_domain_texts,
     draw_english_texts,
     is_allowed,
     read_english,
     read_transcripts,
 )
-
-from audiolm.audio.loading import MAX_SECONDS, load_waveform
-from audiolm.data.outputs import whole_folder
-from audiolm.data.splitting import choose_part
-from audiolm.errors import UserError, run_command
 
 FRACTIONS = {"test": 0.24, "valid": 0.2}  # of the sentences of two words or more
 MAX_TRAIN_SECONDS = 16.0  # a longer clip costs a training step more than it teaches

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from scripts import real_corpus_texts as texts
+from scripts.real_corpus import texts
 
 
 @pytest.mark.parametrize(
