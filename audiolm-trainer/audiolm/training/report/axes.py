@@ -57,7 +57,7 @@ def build_linear_axis(low: float, high: float, *, from_zero: bool = False) -> Ax
         low, high = min(low, 0.0), max(high, 0.0)
     if high - low <= 1e-9 * max(abs(low), abs(high), 1e-20):  # one value only: room around it
         room = abs(high) / 2 or 1.0
-        low, high = 0.0 if from_zero else low - room, high + room
+        low, high = 0.0 if from_zero and low >= 0 else low - room, high + room
     step = choose_tick_step(high - low, 4)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     ticks = tuple(number * step for number in range(first, last + 1))
