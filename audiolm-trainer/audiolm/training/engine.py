@@ -1,5 +1,6 @@
 """The distributed engine: accelerate on torch.distributed, and what processes tell each other."""
 
+import logging
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,9 @@ from audiolm.models.device import choose_device
 
 # Gradients are exchanged in pieces of this many numbers (64 MiB), so that the copy stays small.
 NUMBERS_PER_PIECE = 2**24
+OWN_STORE_VARIABLE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
+
+logger = logging.getLogger(__name__)
 
 
 def build_accelerator(run: RunConfig) -> Accelerator:
@@ -22,9 +26,24 @@ def build_accelerator(run: RunConfig) -> Accelerator:
     float16 on GPUs only.
     """
     device = choose_device(run.device)
+    _warn_of_restarts()
     if device.type == "cuda" and device.index is not None and "LOCAL_RANK" not in os.environ:
         torch.cuda.set_device(device)
     return Accelerator(cpu=device.type == "cpu", mixed_precision="no")
+
+
+def _warn_of_restarts() -> None:
+    """torchrun lends the workers its own store, in which restarted ones find the addresses of dead
+    ones: they fail to meet, or wait for them until the time limit of torch.distributed."""
+    variables = os.environ
+    is_lent = variables.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    may_restart = variables.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
+    if is_lent and may_restart and variables.get("RANK") == "0":
+        logger.warning(
+            "torchrun --max_restarts without %s=1: restarted workers may wait for dead ones; "
+            "export it before torchrun on every node",
+            OWN_STORE_VARIABLE,
+        )
 
 
 def sum_everywhere(accelerator: Accelerator, values: Sequence[float]) -> list[float]:
