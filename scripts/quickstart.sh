@@ -35,6 +35,11 @@ if [ "$(nproc 2>/dev/null || echo 1)" -ge 2 ]; then
     export OMP_NUM_THREADS=1
 fi
 
+stop_unless_finished() { # experiment; training that was interrupted has saved, and ends with status 0
+    [ -n "$(find_finished "$1")" ] && return
+    echo "$1 is not finished; the same command goes on with it" >&2
+    exit 130
+}
 train_stage() { # experiment, config, further options
     local experiment="$1" config="$2" folder
     shift 2
@@ -44,6 +49,7 @@ train_stage() { # experiment, config, further options
     else
         "${launch[@]}" --cfg-path "$config" --resume auto --options run.output_dir=demo/runs \
             run.exp_name="$experiment" run.batch_size_train="$batch_size" "$@"
+        stop_unless_finished "$experiment"
     fi
 }
 

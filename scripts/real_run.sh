@@ -35,6 +35,10 @@ train() { # experiment (its configuration's name, too), further options
     else
         "$VENV_PYTHON" audiolm-trainer/train.py --cfg-path "configs/$experiment.yaml" \
             --resume auto --options run.output_dir=real/runs "$@"
+        if [ -z "$(find_finished "$experiment")" ]; then # interrupted: saved, and status 0
+            echo "$experiment is not finished; the same command goes on with it" >&2
+            exit 130
+        fi
     fi
 }
 
