@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "audiolm-trainer"))
 from audiolm.errors import run_command
 from scripts.figures.architecture import draw_architecture
 from scripts.figures.memory import draw_memory
+from scripts.figures.pareto import draw_pareto
 from scripts.figures.stages import draw_stages
 from scripts.figures.windowing import draw_windowing
 from scripts.figures.wording import LANGUAGES, Say, choose_texts
@@ -29,6 +30,7 @@ FIGURES: dict[str, Callable[[Say], str]] = {
     "windowing": draw_windowing,
     "stages": draw_stages,
     "memory": draw_memory,
+    "pareto": draw_pareto,
 }
 
 

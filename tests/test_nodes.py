@@ -77,9 +77,8 @@ def test_a_killed_worker_comes_back_and_the_run_ends_as_if_nothing_had_been(
     """torchrun restarts both workers, and `--resume auto` goes on from the last save."""
     where = f"--rdzv_endpoint=127.0.0.1:{find_free_port()}"
     options = ("--nproc_per_node=2", "--max_restarts=5", "--rdzv_id=restart", where)
-    own_store = {OWN_STORE_VARIABLE: "1"}
     command = agent(tmp_path, *options, resume="auto")
-    with started(torchrun, command, tmp_path, **own_store) as group:
+    with started(torchrun, command, tmp_path, TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1") as group:
         wait_for_saves(group, tmp_path, 2)
         find_worker(group, rank=1).kill()
         outcome = group.wait()

@@ -60,12 +60,20 @@ class Canvas:
         for position, (line, style) in enumerate(shown):
             self.text(x + w / 2, base + 19 * position, line, **style)
 
-    def path(self, points: Sequence[tuple[float, float]], *, has_head: bool = True) -> None:
+    def path(
+        self, points: Sequence[tuple[float, float]], *, has_head: bool = True,
+        color: str = SOFT, width: float = 1.5,
+    ) -> None:  # fmt: skip
         """A line through the points, with an arrow head at its end."""
         steps = " L".join(f"{x:g} {y:g}" for x, y in points)
         head = ' marker-end="url(#head)"' if has_head else ""
         self.elements.append(
-            f'<path d="M{steps}" fill="none" stroke="{SOFT}" stroke-width="1.5"{head}/>'
+            f'<path d="M{steps}" fill="none" stroke="{color}" stroke-width="{width:g}"{head}/>'
+        )
+
+    def dot(self, x: float, y: float, radius: float, fill: str) -> None:
+        self.elements.append(
+            f'<circle cx="{x:g}" cy="{y:g}" r="{radius:g}" fill="{fill}" stroke="{SOFT}"/>'
         )
 
     def bracket(self, left: float, right: float, y: float) -> None:

@@ -93,6 +93,21 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "typical": ("typical batch, clips of {seconds} s", "보통 배치, {seconds}초 오디오"),
     "longest": ("longest batch, clips of {seconds} s", "가장 긴 배치, {seconds}초 오디오"),
     "card": ("{gib} GiB", "{gib} GiB"),
+    "pareto_title": (
+        "Word error rate against time and size",
+        "단어 오류율 대 시간과 크기",
+    ),
+    "pareto_note": (
+        "real run, configs/real_sweep.yaml, 2 CPU cores; filled: not beaten in its panel",
+        "실제 가중치 모델, configs/real_sweep.yaml, CPU 코어 2개. 채운 점: 그 그림에서 최선",
+    ),
+    "wer": ("WER, %", "WER, %"),
+    "ttft": ("TTFT, ms", "첫 토큰까지(TTFT), ms"),
+    "tpot": ("TPOT, ms", "토큰당 시간(TPOT), ms"),
+    "weights": ("weights, MiB", "가중치, MiB"),
+    "ttft_unit": ("ms", "ms"),
+    "tpot_unit": ("ms", "ms"),
+    "weights_unit": ("MiB", "MiB"),
 }
 LANGUAGES = ("en", "ko")
 
