@@ -161,7 +161,7 @@ def _context() -> Any:
 
 
 def _nothing() -> None:
-    pass
+    """The first process' work: the server starts with it, in the environment of that moment."""
 
 
 def _variables(env: Mapping[str, str], rank: int, num: int, port: int) -> dict[str, str]:

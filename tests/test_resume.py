@@ -18,6 +18,7 @@ from training_runs import arguments, read_log, run_folders, run_train
 from audiolm.errors import UserError
 from audiolm.models.checkpoint import read_checkpoint
 from audiolm.training import interrupts, saving
+from audiolm.training.run_folder import find_run_folders
 from audiolm.training.saving import find_saves, state_path
 
 # Dropout, accumulation, and log lines that do not fall together with saves.
@@ -323,6 +324,20 @@ def test_resume_needs_an_unfinished_run(straight: Path, tmp_path: Path) -> None:
 def test_auto_starts_a_run_where_there_is_none(tmp_path: Path) -> None:
     resume(tmp_path)
     assert (the_run(tmp_path) / "summary.json").is_file()
+
+
+def test_auto_looks_for_runs_of_its_own_name(tmp_path: Path) -> None:
+    names = [f"asr_2026010{day}-120000" for day in (1, 2)]
+    others = ["asr_long_20260103-120000", "asr_20260103", "other_20260103-120000"]
+    for seconds, name in enumerate([*names, f"{names[1]}_2", *others]):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "config.yaml").touch()
+        os.utime(folder, (seconds, seconds))
+    (tmp_path / "asr_20260104-120000").mkdir()  # no run: it has no configuration
+    found = [folder.name for folder in find_run_folders(str(tmp_path), "asr")]
+    assert found == [f"{names[1]}_2", *names[::-1]]
+    assert find_run_folders(str(tmp_path / "nowhere"), "asr") == []
 
 
 def test_a_full_disk_stops_the_run_and_keeps_the_last_save(

@@ -259,7 +259,8 @@ def test_picture_has_a_mark_per_setting_and_panel_and_better_is_up() -> None:
 
 def test_names_are_escaped() -> None:
     rows = finish_rows([make_row("a<b>", 0.1, 1.0, 1.0, 1.0, MIB)])
-    ElementTree.fromstring(draw_pareto(rows))
+    texts = "".join(ElementTree.fromstring(draw_pareto(rows)).itertext())
+    assert "a<b>: " in texts
 
 
 # --- what users get wrong -------------------------------------------------------------------

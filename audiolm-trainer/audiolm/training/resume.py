@@ -11,7 +11,7 @@ from audiolm.config import Config
 from audiolm.config_file import plain_config
 from audiolm.errors import UserError
 from audiolm.models.checkpoint import read_checkpoint
-from audiolm.training.run_folder import DEFAULT_OUTPUT_DIR
+from audiolm.training.run_folder import find_run_folders
 from audiolm.training.saving import NAME, Save, find_saves, read_save
 
 # Options that change nothing in what is learned: free to differ.
@@ -57,9 +57,7 @@ def find_resume_point(resume: str, config: Config) -> ResumePoint | None:
         UserError: the folder is no run, holds no complete save, or is finished.
     """
     if resume == "auto":
-        root = Path(config.run.output_dir or DEFAULT_OUTPUT_DIR)
-        folders = [path.parent for path in root.glob(f"{config.run.exp_name}_*/config.yaml")]
-        for folder in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True):
+        for folder in find_run_folders(config.run.output_dir, config.run.exp_name):
             saves = [] if _is_finished(folder) else find_saves(folder)
             if saves:
                 return ResumePoint(folder, saves[-1])
