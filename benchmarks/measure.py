@@ -136,36 +136,41 @@ def measure_inference(way: str, setup: Setup) -> Samples:
     if workload is not None:
         assert workload.outcome is not None
         samples["num_prompt_positions"] = [workload.outcome.num_prompt_positions]
-        samples |= measure_merged(workload, answer, samples["whisper_seconds"], setup.repeats)
+        samples |= measure_merged(workload, samples["whisper_seconds"], setup.repeats)
     return samples
 
 
-def measure_merged(
-    workload: Any,
-    answer: Callable[[], Mapping[str, float]],
-    whisper_seconds: Sequence[float],
-    num_repeats: int,
-) -> Samples:
-    """The same with the adapter merged: our loop and `generate` in turn, as shares of the limits.
+def measure_merged(unmerged: Any, whisper_seconds: Sequence[float], num_repeats: int) -> Samples:
+    """The same with the adapter merged: our loop, the compiled one and `generate` in turn, as
+    shares of the limits.
 
     The machine's limits are taken right before and after, and the higher counts.
     """
     import torch
 
     from audiolm.evaluation.roofline import compute_roofline, count_operations, measure_limits
+    from audiolm.evaluation.workload import Workload
     from audiolm.models.llm import merge_adapter
 
-    model = workload.model
+    model, num_positions = unmerged.model, unmerged.outcome.num_prompt_positions
     model.llama_model = merge_adapter(model.llama_model)
-    num_positions = workload.outcome.num_prompt_positions
+    workload, compiled = (
+        Workload(
+            model, unmerged.log_mel, unmerged.waveforms[0], PROMPT,
+            num_new_tokens=NUM_NEW_TOKENS, is_compiled=is_compiled,
+        )
+        for is_compiled in (False, True)
+    )  # fmt: skip
     limits = [measure_limits(torch.device("cpu"), torch.float32)]
 
     def answer_both_ways() -> dict[str, float]:
-        seconds = answer()
+        seconds, compiled_seconds = (one.answer().as_seconds() for one in (workload, compiled))
         return {
             "tpot_merged_seconds": seconds["tpot_seconds"],
             "ttft_merged_seconds": seconds["ttft_seconds"],
             "decode_merged_seconds": seconds["decode_seconds"],
+            "tpot_compiled_seconds": compiled_seconds["tpot_seconds"],
+            "decode_compiled_seconds": compiled_seconds["decode_seconds"],
             "tpot_generate_merged_seconds": time_generate(model, num_positions),
         }
 
@@ -174,12 +179,13 @@ def measure_merged(
     bandwidth = max(limit.bandwidth_bytes_per_second for limit in limits)
     rate = max(limit.matmul_flops_per_second for limit in limits)
     best = replace(limits[0], bandwidth_bytes_per_second=bandwidth, matmul_flops_per_second=rate)
-    medians = {
-        "decode": statistics.median(samples.pop("decode_merged_seconds")),
-        "whisper": statistics.median(whisper_seconds),
-    }
+    decode_seconds = statistics.median(samples.pop("decode_merged_seconds"))
+    compiled_seconds = statistics.median(samples.pop("decode_compiled_seconds"))
+    medians = {"decode": decode_seconds, "whisper": statistics.median(whisper_seconds)}
     rows = compute_roofline(count_operations(workload), medians, best)
     samples |= {f"{row.phase}_limit_share": [row.share] for row in rows}
+    (share,) = samples["decode_limit_share"]
+    samples["decode_compiled_limit_share"] = [share * decode_seconds / compiled_seconds]
     samples["bandwidth_gb_per_second"] = [bandwidth / 1e9]
     samples["matmul_gflop_per_second"] = [rate / 1e9]
     return samples

@@ -12,7 +12,7 @@ WAYS: dict[str, tuple[str, ...]] = {
     "construct": ("ours", "plain"),
     "train": (
         "exact", "light", "exact_cached", "light_cached", "exact_checkpointed",
-        "light_checkpointed", "light_nf4", "plain",
+        "light_checkpointed", "light_checkpointed_cached", "light_nf4", "plain",
     ),
     "infer": ("exact", "light", "plain"),
     "files": ("in_turn",),  # ours and plain in one process, file by file
@@ -26,6 +26,7 @@ SAVINGS: dict[str, dict[str, str]] = {
     "": {},
     "cached": {},  # both encoders' outputs are read instead
     "checkpointed": {"gradient_checkpointing": "all"},
+    "checkpointed_cached": {"gradient_checkpointing": "all"},
     "nf4": {"quantization": "nf4"},
 }
 QFORMERS: dict[str, dict[str, int]] = {

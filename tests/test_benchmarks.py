@@ -44,6 +44,8 @@ EXPECTED_NAMES = {
 }
 MERGED_NAMES = {
     "tpot_merged_seconds",
+    "tpot_compiled_seconds",
+    "decode_compiled_limit_share",
     "ttft_merged_seconds",
     "tpot_generate_merged_seconds",
     "num_prompt_positions",
@@ -87,6 +89,7 @@ def setup(midsize: Any, work: Path) -> Any:
         ("train", "light_cached"),
         ("train", "exact_checkpointed"),
         ("train", "light_checkpointed"),
+        ("train", "light_checkpointed_cached"),
         ("train", "light_nf4"),
         ("train", "plain"),
         ("infer", "exact"),

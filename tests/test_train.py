@@ -122,6 +122,8 @@ def test_evaluate_decodes_instead_of_training(
         ("datasets.train_ann_path=nowhere.json", "datasets.train_ann_path: nothing at"),
         ("model.prompt_path=", "model.prompt_path is not set"),
         ("run.device=cuda:99", "run.device"),
+        ("model.merge_adapter=true", "leaves no adapter to train"),
+        ("generate.torch_compile=true", "generate.torch_compile: true is for weights that stay"),
         ("run.batch_size_train=0", "run.batch_size_train: 0 is below 1"),
         (f"datasets.train_ann_path={DEV}/config_lora.yaml", "config_lora.yaml"),
         (f"model.ckpt={DEV}/vblora/checkpoint_0.pth", "vblora"),

@@ -193,6 +193,7 @@ class GenerateConfig:
     length_penalty: float = 1.0
     end_sym: str = ""  # ends an answer, as model.end_sym does
     prefix_cache: bool = True  # without beams, what is before the audio is read once per prompt
+    torch_compile: bool = False  # without beams, a token by torch.compile; the first takes long
     runaway_guard: bool = True  # end answers that loop or are too long for their audio
 
 

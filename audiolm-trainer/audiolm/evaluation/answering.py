@@ -23,6 +23,7 @@ from audiolm.config import Config
 from audiolm.config_file import load_config
 from audiolm.evaluation.answer_stream import show_so_far, stream_new_ids
 from audiolm.evaluation.questions import DEFAULT_TASK, build_prompt, load_clip
+from audiolm.models.compiled_step import check_compilable
 from audiolm.models.decode import read_generate_config
 from audiolm.models.device import choose_device, inference_dtype, move_to
 from audiolm.models.prefix_cache import PrefixCache
@@ -137,6 +138,7 @@ class Answerer:
         model_options = dataclasses.replace(options, prompt_path="")  # no training prompts
         dtype = inference_dtype(config.run.precision, device)
         model = SALMONN.from_config(model_options, device=device, dtype=dtype).eval()
+        check_compilable(model.llm, config.generate)
         return cls(
             model,
             log_mel,

@@ -92,7 +92,7 @@ class Question:
     """What is asked of which model, whatever the clip.
 
     `prompt` is templated and holds `<SpeechHere>` once; an empty `end_text` is the model's own;
-    `keeps_prefix` as in `Workload`.
+    `keeps_prefix` and `is_compiled` as in `Workload`.
     """
 
     model: SALMONN
@@ -100,6 +100,7 @@ class Question:
     prompt: str
     end_text: str = ""
     keeps_prefix: bool = False
+    is_compiled: bool = False
 
     def ask(self, case: Case, num_new_tokens: int) -> Workload:
         """The question about one clip."""
@@ -112,6 +113,7 @@ class Question:
             batch_size=case.batch_size,
             end_text=self.end_text,
             keeps_prefix=self.keeps_prefix,
+            is_compiled=self.is_compiled,
             read=case.clip.read if case.clip.path else None,
         )
 

@@ -21,6 +21,7 @@ from audiolm.evaluation.timing_clip import (
     load_timing_clip,
     store_clip,
 )
+from audiolm.models.compiled_step import check_compilable
 from audiolm.models.device import inference_dtype
 from audiolm.models.salmonn import SALMONN
 from audiolm.prompts import PromptBook, apply_template
@@ -73,4 +74,7 @@ def load_question(config: Config, task: str) -> Question:
     options = dataclasses.replace(config.model, prompt_path="")  # training prompts are not read
     model = SALMONN.from_config(options, device=device, dtype=dtype)
     generate = config.generate
-    return Question(model, log_mel, prompt, generate.end_sym, generate.prefix_cache)
+    check_compilable(model.llm, generate)
+    return Question(
+        model, log_mel, prompt, generate.end_sym, generate.prefix_cache, generate.torch_compile
+    )

@@ -26,6 +26,7 @@ class ForcedDecoder:
         stop_ids: tokens that may not be written, as with `min_new_tokens` of transformers.
         num_new_tokens: N.
         prefixes: keeps what comes before the audio from one prefill to the next.
+        is_compiled: see `TokenLoop`.
     """
 
     def __init__(
@@ -34,11 +35,13 @@ class ForcedDecoder:
         stop_ids: Sequence[int],
         num_new_tokens: int,
         prefixes: PrefixCache | None = None,
+        *,
+        is_compiled: bool = False,
     ) -> None:
         processors = build_processors(
             llm.device, min_new_tokens=num_new_tokens, stop_ids=tuple(stop_ids)
         )
-        self._loop = TokenLoop(llm, num_new_tokens, processors)
+        self._loop = TokenLoop(llm, num_new_tokens, processors, is_compiled=is_compiled)
         self._prefixes = prefixes
 
     def prefill(

@@ -46,6 +46,7 @@ from audiolm.evaluation.run_folder import (
     list_interrupted,
 )
 from audiolm.evaluation.submission import submission_path, write_submission
+from audiolm.models.compiled_step import check_compilable
 from audiolm.models.device import choose_device, inference_dtype
 from audiolm.models.salmonn import SALMONN
 
@@ -242,6 +243,7 @@ def _build_decoder(config: Config, device: torch.device) -> Decoder:
     options = dataclasses.replace(config.model, prompt_path="")  # training prompts are not read
     dtype = inference_dtype(config.run.precision, device)
     model = SALMONN.from_config(options, device=device, dtype=dtype).eval()
+    check_compilable(model.llm, config.generate)
     return Decoder(
         model,
         log_mel,

@@ -85,6 +85,7 @@ class Workload:
         end_text: end symbol; empty: the model's own.
         keeps_prefix: what comes before the audio is read by the first answer alone, as where
             people ask and in evaluation (`generate.prefix_cache`).
+        is_compiled: `generate.torch_compile`.
         read: reads the waveform from its file; None: `waveform` is taken and nothing is loaded.
     """
 
@@ -99,6 +100,7 @@ class Workload:
         batch_size: int = 1,
         end_text: str = "",
         keeps_prefix: bool = False,
+        is_compiled: bool = False,
         read: Callable[[], np.ndarray] | None = None,
     ) -> None:
         self.model = model
@@ -109,7 +111,9 @@ class Workload:
         self.end_text = end_text or model.text_options.end_text
         stop_ids = stop_token_ids(model.llm, model.llama_tokenizer, self.end_text)
         prefixes = PrefixCache() if keeps_prefix else None
-        self.decoder = ForcedDecoder(model.llm, stop_ids, num_new_tokens, prefixes)
+        self.decoder = ForcedDecoder(
+            model.llm, stop_ids, num_new_tokens, prefixes, is_compiled=is_compiled
+        )
         self.outcome: Outcome | None = None
         self._read = read
 

@@ -128,7 +128,7 @@ def _build_loop(
         stop_ids=rules.token_ids,
         samplers=choose_samplers(options, len(inputs.attention_mask), seeds),
     )
-    return TokenLoop(llm, options.max_new_tokens, processors)
+    return TokenLoop(llm, options.max_new_tokens, processors, is_compiled=options.torch_compile)
 
 
 def generate_texts(

@@ -21,6 +21,7 @@ from transformers import (
     RepetitionPenaltyLogitsProcessor,
 )
 
+from audiolm.models.compiled_step import CompiledStep
 from audiolm.models.kv_cache import build_cache, sees_every_position
 from audiolm.models.lean_step import LeanStep
 from audiolm.models.llm import CausalStep
@@ -62,13 +63,20 @@ class TokenLoop:
         llm: a causal LLM, with or without adapter.
         max_new_tokens: N.
         processors: of scores; see `build_processors`.
+        is_compiled: tokens after the first by `torch.compile`; `check_compilable` says of which.
     """
 
     def __init__(
-        self, llm: Any, max_new_tokens: int, processors: LogitsProcessorList | None = None
+        self,
+        llm: Any,
+        max_new_tokens: int,
+        processors: LogitsProcessorList | None = None,
+        *,
+        is_compiled: bool = False,
     ) -> None:
         self.step = CausalStep(llm)
-        self.lean_step = LeanStep(llm) if LeanStep.fits(llm) else None
+        kind = CompiledStep if is_compiled else LeanStep
+        self.lean_step = kind(llm) if LeanStep.fits(llm) else None
         self.max_new_tokens = max_new_tokens
         self.processors = processors or LogitsProcessorList()
 

@@ -32,11 +32,30 @@ class ReservedLayer(DynamicLayer):
         start, end = self._num_filled, self._num_filled + key_states.shape[-2]
         if self._room is None or end > self._num_reserved:
             self._reserve(key_states, value_states, end)
-        assert self._room is not None
-        keys, values = (room[:, :, :end] for room in self._room)
+        keys, values = self._fill(end)
         keys[:, :, start:] = key_states
         values[:, :, start:] = value_states
-        self.keys, self.values, self._num_filled = keys, values, end
+        return keys, values
+
+    def make_room(self, num_new: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The whole memory (B, K, R, D) for keys and values, of a layer that holds some already,
+        with room for more; whoever writes them there says so by `count`."""
+        end = self._num_filled + num_new
+        if end > self._num_reserved:
+            assert isinstance(self.keys, torch.Tensor)
+            assert isinstance(self.values, torch.Tensor)
+            self._reserve(self.keys, self.values, end)
+        assert self._room is not None
+        return self._room
+
+    def count(self, num_new: int) -> None:
+        """So many positions were written behind the others."""
+        self._fill(self._num_filled + num_new)
+
+    def _fill(self, num_positions: int) -> tuple[torch.Tensor, torch.Tensor]:
+        assert self._room is not None
+        keys, values = (room[:, :, :num_positions] for room in self._room)
+        self.keys, self.values, self._num_filled = keys, values, num_positions
         return keys, values
 
     def _reserve(self, keys: torch.Tensor, values: torch.Tensor, num_positions: int) -> None:
@@ -44,7 +63,7 @@ class ReservedLayer(DynamicLayer):
         rooms = []
         for states, filled in ((keys, self.keys), (values, self.values)):
             shape = (*states.shape[:2], self._num_reserved, states.shape[-1])
-            room = states.new_empty(shape)
+            room = states.new_zeros(shape)  # a mask may hide what is not filled: no NaN
             if self._num_filled:
                 assert isinstance(filled, torch.Tensor)
                 room[:, :, : self._num_filled] = filled

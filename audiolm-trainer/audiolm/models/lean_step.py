@@ -18,7 +18,6 @@ import torch
 from torch import nn
 from torch.nn.functional import linear, scaled_dot_product_attention
 
-from audiolm.models.kv_cache import ReservedLayer
 from audiolm.models.llm import base_llm
 
 # transformers' classes whose layers are RMS norm, rotary attention (with norms of queries and keys
@@ -26,6 +25,8 @@ from audiolm.models.llm import base_llm
 LLAMA_LIKE = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"}
 
 Function = Callable[[torch.Tensor], torch.Tensor]
+Pair = tuple[torch.Tensor, torch.Tensor]
+Store = Callable[[int, torch.Tensor, torch.Tensor], Pair]
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,31 @@ class Layer:
         )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Functions:
+    """All functions of an LLM, and how its heads are shared out."""
+
+    embed: Function
+    layers: tuple[Layer, ...]
+    norm: Function
+    head: Function
+    num_queries: int
+    num_keys: int
+
+    @classmethod
+    def of(cls, llm: Any) -> "Functions":
+        """Of transformers' module."""
+        config, model = llm.config.get_text_config(), llm.get_decoder()
+        return cls(
+            embed=unwrap(model.embed_tokens),
+            layers=tuple(Layer.of(layer) for layer in model.layers),
+            norm=unwrap(model.norm),
+            head=unwrap(llm.get_output_embeddings()),
+            num_queries=config.num_attention_heads,
+            num_keys=config.num_key_value_heads,
+        )
+
+
 class LeanStep:
     """The step of one LLM as it is now; `fits` must be true of it.
 
@@ -76,11 +102,9 @@ class LeanStep:
 
     def __init__(self, llm: Any) -> None:
         llm = base_llm(llm)
-        config, model = llm.config.get_text_config(), llm.get_decoder()
-        self._num_queries, self._num_keys = config.num_attention_heads, config.num_key_value_heads
-        self._embed, self._rotary = model.embed_tokens, model.rotary_emb
-        self._layers = [Layer.of(layer) for layer in model.layers]
-        self._norm, self._head = unwrap(model.norm), unwrap(llm.get_output_embeddings())
+        self.functions = Functions.of(llm)
+        self._rotary = llm.get_decoder().rotary_emb
+        self._like = llm.get_input_embeddings().weight  # number type and device
 
     @staticmethod
     def fits(llm: Any) -> bool:
@@ -104,42 +128,59 @@ class LeanStep:
             mask: (B, 1, 1, S), True = real, the new position included; None: all are real.
             ids: (B, 1).
         """
-        hidden = self._embed(ids[:, 0])  # (B, H)
-        cosine, sine = self._rotary(hidden, positions)  # (B, 1, D)
-        first, second = sine.chunk(2, -1)
-        turn = (cosine, torch.cat([-first, second], -1))  # for halves that have changed places
-        for layer, kept in zip(self._layers, cache.layers, strict=True):
-            hidden = hidden + self._attend(layer, layer.norm(hidden), turn, kept, mask)
-            normed = layer.mlp_norm(hidden)
-            hidden = hidden + layer.down(layer.activation(layer.gate(normed)) * layer.up(normed))
-        return self._head(self._norm(hidden))[:, None]
 
-    def _attend(
-        self,
-        layer: Layer,
-        hidden: torch.Tensor,
-        turn: tuple[torch.Tensor, torch.Tensor],
-        kept: ReservedLayer,
-        mask: torch.Tensor | None,
-    ) -> torch.Tensor:
-        """(B, H) -> (B, H): keys and values of one position more, and attention to all of them."""
-        cosine, sine = turn
-        num_rows, width = len(hidden), cosine.shape[-1]
-        num_turned = self._num_queries + self._num_keys
-        heads = torch.cat([project(hidden) for project in layer.projections], -1)
-        heads = heads.view(num_rows, -1, width)  # (B, Q + K + K, D)
-        turned, values = heads.split((num_turned, self._num_keys), 1)
-        if layer.query_norm is not None and layer.key_norm is not None:
-            queries, keys = turned.split((self._num_queries, self._num_keys), 1)
-            turned = torch.cat([layer.query_norm(queries), layer.key_norm(keys)], 1)
-        turned = torch.addcmul(turned * cosine, turned.roll(width // 2, -1), sine)
-        queries, keys = turned.split((self._num_queries, self._num_keys), 1)
-        all_keys, all_values = kept.update(keys[:, :, None], values[:, :, None])  # (B, K, S, D)
-        grouped = queries.reshape(num_rows, self._num_keys, -1, width)  # (B, K, Q / K, D)
+        def store(index: int, keys: torch.Tensor, values: torch.Tensor) -> Pair:
+            return cache.layers[index].update(keys, values)
+
+        return compute(self.functions, ids, self.find_turn(positions), store, mask)
+
+    def find_turn(self, positions: torch.Tensor) -> Pair:
+        """Positions (B, 1) -> factors (B, 1, D): of a head, and of it with its halves swapped."""
+        cosine, sine = self._rotary(self._like, positions)
+        first, second = sine.chunk(2, -1)
+        return cosine, torch.cat([-first, second], -1)
+
+
+def compute(
+    functions: Functions, ids: torch.Tensor, turn: Pair, store: Store, mask: torch.Tensor | None
+) -> torch.Tensor:
+    """Ids (B, 1) -> logits (B, 1, V).
+
+    Args:
+        turn: of `LeanStep.find_turn`.
+        store: keeps the new keys and values (B, K, 1, D) of a layer; gives all of them.
+        mask: (B, 1, 1, S) over all of them, True = real; None: all are real.
+    """
+    hidden = functions.embed(ids[:, 0])  # (B, H)
+    for index, layer in enumerate(functions.layers):
+        queries, keys, values = _project(functions, layer, layer.norm(hidden), turn)
+        all_keys, all_values = store(index, keys, values)  # (B, K, S, D)
         attended = scaled_dot_product_attention(
-            grouped, all_keys, all_values, attn_mask=mask, scale=layer.scale
+            queries, all_keys, all_values, attn_mask=mask, scale=layer.scale
         )
-        return layer.output(attended.reshape(num_rows, -1))
+        hidden = hidden + layer.output(attended.reshape(len(hidden), -1))
+        normed = layer.mlp_norm(hidden)
+        hidden = hidden + layer.down(layer.activation(layer.gate(normed)) * layer.up(normed))
+    return functions.head(functions.norm(hidden))[:, None]
+
+
+def _project(
+    functions: Functions, layer: Layer, hidden: torch.Tensor, turn: Pair
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(B, H) -> queries (B, K, Q / K, D), keys and values (B, K, 1, D), turned by position."""
+    cosine, sine = turn
+    num_rows, width = len(hidden), cosine.shape[-1]
+    num_queries, num_keys = functions.num_queries, functions.num_keys
+    heads = torch.cat([project(hidden) for project in layer.projections], -1)
+    heads = heads.view(num_rows, -1, width)  # (B, Q + K + K, D)
+    turned, values = heads.split((num_queries + num_keys, num_keys), 1)
+    if layer.query_norm is not None and layer.key_norm is not None:
+        queries, keys = turned.split((num_queries, num_keys), 1)
+        turned = torch.cat([layer.query_norm(queries), layer.key_norm(keys)], 1)
+    turned = torch.addcmul(turned * cosine, turned.roll(width // 2, -1), sine)
+    queries, keys = turned.split((num_queries, num_keys), 1)
+    grouped = queries.reshape(num_rows, num_keys, -1, width)
+    return grouped, keys[:, :, None], values[:, :, None]
 
 
 def unwrap(module: nn.Module) -> Function:

@@ -145,6 +145,10 @@ def _build_model(
     options = config.model
     if options.merge_adapter:
         raise UserError("model.merge_adapter: true leaves no adapter to train; set it to false")
+    if config.generate.torch_compile:
+        raise UserError(
+            "generate.torch_compile: true is for weights that stay; set it to false for training"
+        )
     if point is not None:
         options = replace(options, ckpt=point.checkpoints_after(options.ckpt))
     device = torch.device("cpu") if config.run.fsdp else accelerator.device  # split first, then
