@@ -13,6 +13,7 @@ at a time, and requests are answered one after the other.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import shutil
 import signal
@@ -102,6 +103,8 @@ def serve(page: Page, args: argparse.Namespace, *, is_waiting: bool = True) -> s
     """Serve the page, and wait for its end. Returns its address."""
     from audiolm.evaluation.demo_page.layout import CSS, THEME
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # the address shows in a log file, too
     _, address, _ = page.blocks.launch(
         server_name=args.host,
         server_port=args.port,

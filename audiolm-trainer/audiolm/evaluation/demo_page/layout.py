@@ -27,6 +27,7 @@ THEME = themes.Soft(
 CSS = """
 .gradio-container {max-width: 1180px !important; margin: 0 auto !important}
 #title h1 {margin: 0; font-size: 1.7em} #title p {margin: 4px 0 0; opacity: .8}
+#model input {text-overflow: ellipsis; padding-right: 36px}
 #language .wrap {flex-wrap: nowrap}
 .note {border: 1px solid var(--border-color-primary); border-left: 4px solid var(--color-accent);
   background: var(--background-fill-secondary); border-radius: 8px; padding: 10px 14px;
@@ -51,7 +52,8 @@ CSS = """
 .history table {width: 100%; border-collapse: collapse; border: 0 !important}
 .history th, .history td {text-align: left; padding: 6px 10px; vertical-align: top;
   border: 0 !important; color: var(--body-text-color)}
-.history tr {border-bottom: 1px solid var(--border-color-primary)}
+.history tr {border: 0 !important;
+  border-bottom: 1px solid var(--border-color-primary) !important}
 .history th {color: var(--body-text-color-subdued); font-weight: 600; white-space: nowrap}
 .history td:nth-child(n+4) {white-space: nowrap; font-variant-numeric: tabular-nums}
 footer {display: none !important}
