@@ -48,6 +48,8 @@ def measure_construction(way: str, setup: Setup) -> Samples:
     if way == "plain":
         import plain  # noqa: F401
     else:
+        import peft  # noqa: F401  # with bitsandbytes; `build` imports it once it is needed
+
         import audiolm.models.build  # noqa: F401
     import_seconds = time.perf_counter() - started
     before_mb = read_memory_mb("VmRSS")
