@@ -90,12 +90,12 @@ def test_pruned_model_is_the_original_without_the_layer(
 
 
 def check_training_step(model: SALMONN, golden: Golden) -> None:
-    """A step of gradient descent lowers the loss of its own batch."""
+    """A step of gradient descent, small enough, lowers the loss of its own batch."""
     samples, prompts = golden.load_samples([0]), golden.prompts("single.0")
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     before = model(samples, prompts=prompts)["loss"]
     before.backward()
-    torch.optim.SGD(trained, lr=1e-3).step()
+    torch.optim.SGD(trained, lr=1e-5).step()
     assert model(samples, prompts=prompts)["loss"] < before
 
 
