@@ -257,6 +257,19 @@ def test_picture_has_a_mark_per_setting_and_panel_and_better_is_up() -> None:
             assert x[1] < x[0] < x[2]
 
 
+def test_one_bad_setting_does_not_hide_the_others() -> None:
+    """Its mark stands at the lower end of the axis with an arrow; its value is in the legend."""
+    rows = finish_rows([*ROWS[:2], make_row("d", 6.0, 0.0, 1.2, 0.04, 600 * MIB)])
+    svg = ElementTree.fromstring(draw_pareto(rows))
+    space = "{http://www.w3.org/2000/svg}"
+    for panel in svg.findall(f"{space}g"):
+        heights = [float(mark.attrib["cy"]) for mark in panel.findall(f"{space}circle")]
+        assert heights[1] - heights[0] > 15  # of 170 pixels; not cut short, less than one
+        assert heights[2] > heights[1]
+        assert "3 ↓" in "".join(panel.itertext())
+    assert "600.00 %" in "".join(svg.itertext())
+
+
 def test_names_are_escaped() -> None:
     rows = finish_rows([make_row("a<b>", 0.1, 1.0, 1.0, 1.0, MIB)])
     texts = "".join(ElementTree.fromstring(draw_pareto(rows)).itertext())

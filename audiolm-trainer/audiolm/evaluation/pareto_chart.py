@@ -2,17 +2,19 @@
 
 In: the rows of a sweep. Out: SVG markup. Settings are numbered as in the table. Filled marks are on
 the front of all figures together; the line joins those that no other beats within the panel.
-Better is always up and to the left.
+Better is always up and to the left. A quality axis spans the front, and as much again below it;
+what is worse stands at its lower end with an arrow, so that one bad setting does not hide the rest.
 """
 
 import html
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from audiolm.evaluation.efficiency_charts import draw_text, frame
 from audiolm.evaluation.sweep_table import (
     HIGHER_IS_BETTER,
     METRIC_NAMES,
     MIB,
+    Figure,
     SweepRow,
     format_score,
 )
@@ -57,20 +59,25 @@ def _draw_panel(rows: Sequence[SweepRow], task: str, costs: Sequence[float], tit
     is_rising = metric in HIGHER_IS_BETTER
     factor = 1 if is_rising else 100
     figures = [row.quality[task] for row in rows]
-    ends = [
-        factor * value for f in figures for value in (f.low, f.value, f.high) if value is not None
-    ]
+    on_front = _list_ends(row.quality[task] for row in rows if row.is_on_front)
+    spread = (max(on_front) - min(on_front)) or abs(on_front[0]) or 1.0
+    worst = min(on_front) - spread if is_rising else max(on_front) + spread
+
+    def clip(value: float) -> float:
+        return max(value, worst) if is_rising else min(value, worst)
+
+    ends = [factor * clip(value) for value in _list_ends(figures)]
     x_axis = _Axis(costs, LEFT, PANEL_WIDTH, is_turned=False)
     y_axis = _Axis(ends, PANEL_HEIGHT - BOTTOM, TOP, is_turned=not is_rising)
     name = METRIC_NAMES.get(metric, metric) + ("" if is_rising else ", %")
     points = [
-        (x_axis.place(cost), y_axis.place(factor * f.value))
+        (x_axis.place(cost), y_axis.place(factor * clip(f.value)))
         for cost, f in zip(costs, figures, strict=True)
     ]
     parts = [_draw_axes(x_axis, y_axis, title, name), _draw_front(points)]
     for number, (row, figure, (x, y)) in enumerate(zip(rows, figures, points, strict=True), 1):
         if figure.low is not None and figure.high is not None:
-            low, high = y_axis.place(factor * figure.low), y_axis.place(factor * figure.high)
+            low, high = (y_axis.place(factor * clip(end)) for end in (figure.low, figure.high))
             parts.append(
                 f'<line x1="{x:.1f}" y1="{low:.1f}" x2="{x:.1f}" y2="{high:.1f}" '
                 f'stroke="{COLOUR}" stroke-opacity="0.45"/>'
@@ -80,9 +87,18 @@ def _draw_panel(rows: Sequence[SweepRow], task: str, costs: Sequence[float], tit
         parts.append(
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{RADIUS}" fill="{fill}" stroke="{COLOUR}" '
             f'stroke-width="1.5"><title>{html.escape(told)}</title></circle>'
-            + draw_text(x + RADIUS + 2, y - RADIUS, str(number))
+            + draw_text(
+                x + RADIUS + 2,
+                y + (-RADIUS if number % 2 else 2 * RADIUS + 2),  # neighbours' numbers apart
+                str(number) + ("" if clip(figure.value) == figure.value else " ↓"),
+            )
         )
     return "".join(parts)
+
+
+def _list_ends(figures: Iterable[Figure]) -> list[float]:
+    """Values, and the ends of their intervals where they have one."""
+    return [end for f in figures for end in (f.low, f.value, f.high) if end is not None]
 
 
 class _Axis:

@@ -84,7 +84,7 @@ def check_compilable(llm: Any, generate: GenerateConfig) -> None:
     if generate.num_beams > 1:
         raise UserError(
             f"{OPTION} is for decoding without beams, and generate.num_beams is "
-            f"{generate.num_beams}; set one to false or the other to 1"
+            f"{generate.num_beams}; set generate.num_beams: 1, or generate.torch_compile: false"
         )
     base = base_llm(llm)
     sees_all = sees_every_position(build_cache(base.config.get_text_config(), 1))
@@ -98,7 +98,9 @@ def check_compilable(llm: Any, generate: GenerateConfig) -> None:
         from torch.utils._triton import has_triton
 
         if not has_triton():
-            raise UserError(f"{OPTION} needs the package triton on a GPU; install it, or set false")
+            raise UserError(
+                f"{OPTION} needs the package triton on a GPU; install it, or set it to false"
+            )
         return
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
