@@ -184,6 +184,13 @@ def test_useless_lists(
         list_questions(str(path), book)
 
 
+@pytest.mark.parametrize("audio", ["", " "])
+def test_no_path_is_not_the_current_folder(audio: str, book: PromptBook) -> None:
+    """As from a shell's variable that is not set."""
+    with pytest.raises(UserError, match="--wav is empty"):
+        list_questions(audio, book)
+
+
 def test_cli_answers_a_list_and_goes_on_after_a_bad_clip(
     loaded: Answerer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -121,7 +121,16 @@ def test_a_compilation_that_fails_says_so(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert "\n" not in str(caught.value)
 
 
-def test_what_cannot_be_compiled_is_refused() -> None:
+def test_the_compilers_own_words_are_told() -> None:
+    told = (
+        "CppCompileError: C++ compile error\n\nCommand:\ng++ x\n\nOutput:\nld: no -ltorch\nmore\n"
+    )
+    reason = compiled_step._find_reason(RuntimeError(told))
+    assert reason == "CppCompileError: C++ compile error: ld: no -ltorch"
+    assert compiled_step._find_reason(RuntimeError()) == "RuntimeError"
+
+
+def test_what_cannot_be_compiled_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     config = GenerateConfig(num_beams=1, torch_compile=True)
     check_compilable(build_llm("llama"), config)
     check_compilable(build_llm("gemma2"), GenerateConfig(num_beams=4))  # not asked for
@@ -137,6 +146,9 @@ def test_what_cannot_be_compiled_is_refused() -> None:
         check_compilable(quantised, config)
     no_compiler = torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)})
     with no_compiler, pytest.raises(UserError, match=r"none was found; install g\+\+"):
+        check_compilable(build_llm("llama"), config)
+    monkeypatch.setattr(torch, "__file__", "/a folder/torch/__init__.py")
+    with pytest.raises(UserError, match="path with a space, /a folder/torch"):
         check_compilable(build_llm("llama"), config)
 
 

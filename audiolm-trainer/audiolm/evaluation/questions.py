@@ -64,8 +64,10 @@ def list_questions(
         prefix: folder that an annotation's paths are joined to.
 
     Raises:
-        UserError: no such folder or list, nothing in it, an unknown task.
+        UserError: no path, no such folder or list, nothing in it, an unknown task.
     """
+    if not audio.strip():  # a shell's variable that is not set, and not the current folder
+        raise UserError("--wav is empty: name an audio file, a folder or a list")
     own_task = task or DEFAULT_TASK
     path = Path(os.path.expanduser(audio))
     if str(path).lower().endswith(ANNOTATION_SUFFIXES):

@@ -11,6 +11,7 @@ Letters: B rows, K key heads, R positions of the room, S those so far, D head wi
 import functools
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -64,9 +65,9 @@ class CompiledStep:
             _warn_of_limit()
             return self._lean(cache, positions, mask, ids)
         except TorchDynamoException as error:
-            reason = str(error).strip().splitlines()[0]
             raise UserError(
-                f"{OPTION}: torch cannot compile the decoding step here ({reason}); set it to false"
+                f"{OPTION}: torch cannot compile the decoding step here ({_find_reason(error)}); "
+                "set it to false"
             ) from error
         for layer in cache.layers:
             layer.count(1)
@@ -112,6 +113,21 @@ def check_compilable(llm: Any, generate: GenerateConfig) -> None:
             f"{OPTION} needs a C++ compiler on a processor, and none was found; install g++ "
             "(or name yours in CXX), or set it to false"
         ) from error
+    folder = Path(torch.__file__).parent
+    if " " in str(folder):  # torch 2.13 hands it to the compiler without quotes
+        raise UserError(
+            f"{OPTION}: torch compiles nothing from a path with a space, {folder}; install it into "
+            "an environment in another folder, or set it to false"
+        )
+
+
+def _find_reason(error: Exception) -> str:
+    """The message's first line, and the first that a compiler wrote."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = lines[:1]
+    if "Output:" in lines:
+        told += lines[lines.index("Output:") + 1 :][:1]
+    return ": ".join(told) or type(error).__name__
 
 
 def _describe(llm: Any) -> str:
