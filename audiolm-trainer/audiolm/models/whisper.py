@@ -12,6 +12,7 @@ from torch import nn
 from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+from audiolm.models.lean_whisper import run_layers, runs_lean
 from audiolm.models.pretrained import explained_errors, load_pretrained, read_config
 
 FRAMES_PER_SECOND = 50  # encoder frames; two mel frames each
@@ -56,7 +57,10 @@ def read_whisper_config(path: str, token: str = "") -> WhisperConfig:
 
 def encode_padded(encoder: WhisperEncoder, spectrogram: torch.Tensor) -> torch.Tensor:
     """(B, M, 3000) -> (B, 1500, C): Whisper as it was trained, silence included."""
-    return encoder(spectrogram.to(encoder.conv1.weight.dtype)).last_hidden_state
+    if not runs_lean(encoder):
+        return encoder(spectrogram.to(encoder.conv1.weight.dtype)).last_hidden_state
+    num_frames = torch.full((len(spectrogram),), spectrogram.shape[-1] // MEL_PER_FRAME)
+    return encode_trimmed(encoder, spectrogram, num_frames)
 
 
 def encode_trimmed(
@@ -85,8 +89,11 @@ def encode_trimmed(
     hidden = hidden.transpose(1, 2) + encoder.embed_positions(positions)  # (B, T, C)
 
     mask = _key_mask(encoder, is_real, hidden.dtype) if is_mixed else None
-    for layer in encoder.layers:
-        hidden = layer(hidden, mask)
+    if runs_lean(encoder):
+        hidden = run_layers(encoder, hidden, mask)
+    else:
+        for layer in encoder.layers:
+            hidden = layer(hidden, mask)
     hidden = encoder.layer_norm(hidden)
     return hidden * is_real[:, :, None] if is_mixed else hidden
 
