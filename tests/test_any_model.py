@@ -19,6 +19,8 @@ from transformers import (
     LlamaForCausalLM,
     OPTConfig,
     OPTForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
     WhisperConfig,
@@ -29,6 +31,7 @@ from audiolm.config import Config
 from audiolm.config_file import build_model_config
 from audiolm.errors import UserError
 from audiolm.models.checkpoint import save_checkpoint, trainable_state
+from audiolm.models.llm import load_llm, load_tokenizer
 from audiolm.models.salmonn import SALMONN
 from audiolm.models.whisper import encode_padded, load_whisper_encoder
 from audiolm.training.optimiser import build_optimiser
@@ -133,6 +136,7 @@ LLMS: dict[str, tuple[Any, Any, dict[str, Any], list[str]]] = {
     "gemma3": (Gemma3TextConfig, Gemma3ForCausalLM, SIZE | SLIDING, ["q_proj", "down_proj"]),
     "neox": (GPTNeoXConfig, GPTNeoXForCausalLM, SIZE, ["query_key_value", "dense"]),
     "opt": (OPTConfig, OPTForCausalLM, OPT, ["q_proj", "fc1"]),
+    "phi": (PhiConfig, PhiForCausalLM, SIZE, ["q_proj", "fc2"]),  # its head has a bias
 }
 
 
@@ -205,6 +209,36 @@ def test_the_plan_counts_any_causal_llm(name: str, dev: Golden, tmp_path: Path) 
     built = SALMONN.from_config(section)
     shapes = {key: value.shape for key, value in planned.sizes.model.named_parameters()}
     assert shapes == {key: value.shape for key, value in built.named_parameters()}
+
+
+@pytest.mark.parametrize("name", LLMS)
+def test_the_padding_token_gets_rows_of_means(name: str, dev: Golden, tmp_path: Path) -> None:
+    write_llm(tmp_path, name)
+    old = LLMS[name][1].from_pretrained(tmp_path)
+    tokenizer = load_tokenizer(str(tmp_path))
+    llm = load_llm(str(tmp_path), tokenizer)
+    size = len(tokenizer)
+    assert size == old.config.vocab_size + 1
+    assert llm.config.vocab_size == size
+    assert not [key for key, parameter in llm.named_parameters() if parameter.requires_grad]
+    tables: list[Any] = [
+        (model.get_input_embeddings(), model.get_output_embeddings()) for model in (old, llm)
+    ]
+    assert (tables[1][0].weight is tables[1][1].weight) == (
+        tables[0][0].weight is tables[0][1].weight
+    )
+    assert (tables[1][0].num_embeddings, tables[1][1].out_features) == (size, size)
+    for before, after in zip(*tables, strict=True):
+        assert type(after) is type(before)
+        for key, parameter in before.named_parameters():
+            grown = after.get_parameter(key)
+            assert torch.equal(grown[:-1], parameter)
+            torch.testing.assert_close(grown[-1], parameter.mean(0), rtol=0, atol=1e-7)
+
+    llm.save_pretrained(tmp_path / "again")
+    again = LLMS[name][1].from_pretrained(tmp_path / "again")
+    ids = torch.tensor([[3, size - 1, 4]])
+    assert torch.equal(again(ids).logits, llm(ids).logits)
 
 
 # Wrong targets of an adapter

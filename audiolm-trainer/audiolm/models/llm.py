@@ -98,15 +98,31 @@ def _add_padding_row(llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
     """Grow the embeddings when the padding token has no row: the float32 mean of the others."""
     embeddings = llm.get_input_embeddings()
     assert isinstance(embeddings, nn.Embedding)
-    old_size = embeddings.num_embeddings
-    if len(tokenizer) <= old_size:
+    head = llm.get_output_embeddings()
+    assert head is not None
+    old_size, size = embeddings.num_embeddings, len(tokenizer)
+    if size <= old_size:
         return
-    llm.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    for table in (llm.get_input_embeddings(), llm.get_output_embeddings()):
-        weight = getattr(table, "weight", None)
-        assert isinstance(weight, torch.Tensor)
-        with torch.no_grad():
-            weight[old_size:] = weight[:old_size].float().mean(0).to(weight.dtype)
+    # transformers' resize_token_embeddings draws a random table first: seconds for 128,000 rows.
+    is_tied = head.weight is embeddings.weight
+    _grow(embeddings, size)
+    if is_tied:
+        head.weight = embeddings.weight
+    _grow(head, size)
+    embeddings.num_embeddings = head.out_features = size
+    llm.config.get_text_config().vocab_size = size
+    llm.vocab_size = size
+
+
+@torch.no_grad()
+def _grow(table: nn.Module, size: int) -> None:
+    """Make a table's parameters `size` rows long by rows of their mean."""
+    for name, old in list(table.named_parameters(recurse=False)):
+        if len(old) < size:
+            new = old.new_empty(size, *old.shape[1:])
+            new[: len(old)] = old
+            new[len(old) :] = old.float().mean(0).to(old.dtype)
+            setattr(table, name, nn.Parameter(new, requires_grad=False))
 
 
 def attach_adapter(
