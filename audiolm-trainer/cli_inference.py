@@ -45,30 +45,40 @@ def main(arguments: Sequence[str]) -> int:
     check_flags(args)
 
     from audiolm.config_file import load_config
-    from audiolm.evaluation.answering import REQUIRED_PATHS, Answerer
-    from audiolm.evaluation.questions import DEFAULT_TASK, is_single, list_questions
-    from audiolm.models.device import choose_device
+    from audiolm.evaluation.questions import (
+        DEFAULT_TASK,
+        REQUIRED_PATHS,
+        is_single,
+        list_questions,
+    )
     from audiolm.prompts import PromptBook
 
     overrides = [*args.options, *([f"run.device={args.device}"] if args.device else [])]
     config = load_config(args.cfg_path, overrides, REQUIRED_PATHS)
-    device = choose_device(config.run.device)
-    long_audio: LongAudioPolicy = config.datasets.long_audio  # type: ignore[assignment]
     book = PromptBook.load(config.model.test_prompt_path)
     task = args.task or DEFAULT_TASK
     book.choices(task)
+    # Mistakes show before a model is loaded, and before the seconds that its imports take.
+    questions = []
+    if args.wav is not None:
+        questions = list_questions(args.wav, book, args.prompt, args.task, config.datasets.prefix)
+        if is_single(args.wav):
+            long_audio: LongAudioPolicy = config.datasets.long_audio  # type: ignore[assignment]
+            questions[0].load(long_audio)
+
+    from audiolm.evaluation.answering import Answerer
+    from audiolm.models.device import choose_device
+
+    answerer = Answerer.from_config(config, choose_device(config.run.device))
     if args.wav is None:
         with LineHistory():
-            answer_until_quit(Answerer.from_config(config, device), task)
+            answer_until_quit(answerer, task)
         return 0
-    # mistakes show before a model is loaded
-    questions = list_questions(args.wav, book, args.prompt, args.task, config.datasets.prefix)
     if is_single(args.wav):
-        questions[0].load(long_audio)
         show = print_json if args.json else print_answer
-        show(Answerer.from_config(config, device), questions[0], args.stream)
+        show(answerer, questions[0], args.stream)
         return 0
-    return answer_all(Answerer.from_config(config, device), questions, args.json, args.stream)
+    return answer_all(answerer, questions, args.json, args.stream)
 
 
 def build_parser() -> argparse.ArgumentParser:

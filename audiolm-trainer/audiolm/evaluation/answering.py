@@ -22,7 +22,12 @@ from audiolm.audio.loading import MAX_SECONDS, LongAudioPolicy, Waveform
 from audiolm.config import Config
 from audiolm.config_file import load_config
 from audiolm.evaluation.answer_stream import show_so_far, stream_new_ids
-from audiolm.evaluation.questions import DEFAULT_TASK, build_prompt, load_clip
+from audiolm.evaluation.questions import (
+    DEFAULT_TASK,
+    REQUIRED_PATHS,
+    build_prompt,
+    load_clip,
+)
 from audiolm.models.compiled_step import check_compilable
 from audiolm.models.decode import read_generate_config
 from audiolm.models.device import choose_device, inference_dtype, move_to
@@ -30,9 +35,6 @@ from audiolm.models.prefix_cache import PrefixCache
 from audiolm.models.salmonn import SALMONN
 from audiolm.models.splice import LlmInputs, splice
 from audiolm.prompts import PromptBook, apply_template, split_at_marker
-
-# path options that must be there, for `config_file.load_config`
-REQUIRED_PATHS = ("model.llama_path", "model.whisper_path", "model.test_prompt_path")
 
 logger = logging.getLogger(__name__)
 

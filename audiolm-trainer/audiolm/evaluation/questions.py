@@ -16,6 +16,8 @@ from audiolm.data.annotations import load_annotation, resolve_audio_path
 from audiolm.errors import UserError
 from audiolm.prompts import PLACEHOLDER, SPEECH_MARKER, PromptBook, fill_question
 
+# path options that a configuration to ask with must have, for `config_file.load_config`
+REQUIRED_PATHS = ("model.llama_path", "model.whisper_path", "model.test_prompt_path")
 DEFAULT_TASK = "asr"
 AUDIO_BEFORE_PROMPT = f"<Speech>{SPEECH_MARKER}</Speech> "
 AUDIO_SUFFIXES = FFMPEG_SUFFIXES | {*NOISE_SUFFIXES, ".oga", ".au", ".caf", ".w64", ".rf64"}

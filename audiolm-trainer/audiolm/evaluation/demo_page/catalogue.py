@@ -12,7 +12,7 @@ from pathlib import Path
 from audiolm.config import Config
 from audiolm.config_file import load_config
 from audiolm.errors import UserError
-from audiolm.evaluation.answering import REQUIRED_PATHS
+from audiolm.evaluation.questions import REQUIRED_PATHS
 
 logger = logging.getLogger(__name__)
 
