@@ -158,7 +158,7 @@ def measure_merged(unmerged: Any, before: Samples, num_repeats: int) -> Samples:
     from audiolm.evaluation.machine_limits import measure_bandwidth_bytes_per_second
     from audiolm.evaluation.roofline import MachineLimits, compute_roofline, count_operations
     from audiolm.evaluation.workload import Workload
-    from audiolm.models.llm import merge_adapter
+    from audiolm.models.adapter import merge_adapter
 
     model, num_positions = unmerged.model, unmerged.outcome.num_prompt_positions
     model.llama_model = merge_adapter(model.llama_model)

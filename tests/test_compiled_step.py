@@ -17,11 +17,11 @@ from audiolm.evaluation.efficiency import Case, Question
 from audiolm.evaluation.roofline import count_operations
 from audiolm.evaluation.timing_clip import build_synthetic_clip
 from audiolm.models import compiled_step
+from audiolm.models.adapter import attach_adapter
 from audiolm.models.compiled_step import CompiledStep, check_compilable
 from audiolm.models.decode import generate_ids
 from audiolm.models.greedy import TokenLoop
 from audiolm.models.kv_cache import POSITIONS_PER_BUCKET
-from audiolm.models.llm import attach_adapter
 from audiolm.models.salmonn import SALMONN
 from tests.test_efficiency import PROMPT, load_log_mel
 from tests.test_greedy import LetterTokenizer, both_ways, build_llm, build_rows

@@ -27,6 +27,7 @@ from transformers import (
 from audiolm.config import GenerateConfig
 from audiolm.errors import UserError
 from audiolm.models import greedy
+from audiolm.models.adapter import attach_adapter, merge_adapter
 from audiolm.models.decode import (
     generate_ids,
     stream_ids,
@@ -34,7 +35,7 @@ from audiolm.models.decode import (
 from audiolm.models.greedy import TokenLoop
 from audiolm.models.kv_cache import ReservedLayer, build_cache, round_up, sees_every_position
 from audiolm.models.lean_step import LeanStep, unwrap
-from audiolm.models.llm import CausalStep, attach_adapter, merge_adapter
+from audiolm.models.llm import CausalStep
 from audiolm.models.prefix_cache import PrefixCache
 from audiolm.models.salmonn import SALMONN
 from audiolm.models.splice import LlmInputs, tokenize

@@ -17,8 +17,8 @@ from torch import nn
 
 from audiolm.compress.calibration import CalibrationClip
 from audiolm.errors import UserError
+from audiolm.models.adapter import base_llm
 from audiolm.models.answer_loss import compute_answer_loss
-from audiolm.models.llm import base_llm
 from audiolm.models.salmonn import SALMONN
 
 

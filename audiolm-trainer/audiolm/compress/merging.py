@@ -27,9 +27,9 @@ from audiolm.compress.model_folder import (
 from audiolm.config import Config
 from audiolm.data.outputs import whole_folder
 from audiolm.errors import UserError
+from audiolm.models.adapter import is_adapted
 from audiolm.models.build import resolve_adapter
 from audiolm.models.device import choose_device, move_to
-from audiolm.models.llm import is_adapted
 from audiolm.models.salmonn import SALMONN
 
 # Largest change of a logit as a share of the largest logit, by the type weights are stored in.

@@ -22,12 +22,7 @@ from audiolm.audio.loading import MAX_SECONDS, LongAudioPolicy, Waveform
 from audiolm.config import Config
 from audiolm.config_file import load_config
 from audiolm.evaluation.answer_stream import show_so_far, stream_new_ids
-from audiolm.evaluation.questions import (
-    DEFAULT_TASK,
-    REQUIRED_PATHS,
-    build_prompt,
-    load_clip,
-)
+from audiolm.evaluation.questions import DEFAULT_TASK, REQUIRED_PATHS, build_prompt, load_clip
 from audiolm.models.compiled_step import check_compilable
 from audiolm.models.decode import read_generate_config
 from audiolm.models.device import choose_device, inference_dtype, move_to

@@ -11,18 +11,13 @@ from audiolm.config import ModelConfig
 from audiolm.config_file import build_model_config
 from audiolm.errors import UserError
 from audiolm.models.activation_checkpointing import enable_checkpointing
+from audiolm.models.adapter import attach_adapter, merge_adapter
 from audiolm.models.audio_tokens import AudioTokenOptions
 from audiolm.models.beats import BEATs, read_beats_width
 from audiolm.models.checkpoint import load_checkpoints, load_projector
 from audiolm.models.ctc_loss import start_near_embeddings
 from audiolm.models.encoding import EncoderSizes
-from audiolm.models.llm import (
-    attach_adapter,
-    load_llm,
-    load_tokenizer,
-    merge_adapter,
-    read_llm_width,
-)
+from audiolm.models.llm import load_llm, load_tokenizer, read_llm_width
 from audiolm.models.qformer import Windows, build_qformer
 from audiolm.models.quantisation import choose_encoder_dtype, quantise_linears
 from audiolm.models.salmonn import SALMONN, TextOptions

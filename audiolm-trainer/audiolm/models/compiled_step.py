@@ -18,9 +18,9 @@ import torch
 
 from audiolm.config import GenerateConfig
 from audiolm.errors import UserError
+from audiolm.models.adapter import base_llm
 from audiolm.models.kv_cache import build_cache, sees_every_position
 from audiolm.models.lean_step import LLAMA_LIKE, Functions, LeanStep, Pair, compute
-from audiolm.models.llm import base_llm
 
 logger = logging.getLogger(__name__)
 OPTION = "generate.torch_compile: true"

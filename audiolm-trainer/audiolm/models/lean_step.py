@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn.functional import linear, scaled_dot_product_attention
 
-from audiolm.models.llm import base_llm
+from audiolm.models.adapter import base_llm
 
 # transformers' classes whose layers are RMS norm, rotary attention (with norms of queries and keys
 # in Qwen3) and a gated MLP, each added to what went in.

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from audiolm.errors import UserError
+from audiolm.models.adapter import set_adapter_training
 from audiolm.models.answer_loss import compute_answer_loss
 from audiolm.models.audio_tokens import (
     AudioTokenOptions,
@@ -35,7 +36,6 @@ from audiolm.models.ctc_loss import (
 from audiolm.models.decode import generate_texts
 from audiolm.models.distillation import SoftTargets
 from audiolm.models.encoding import EncodedAudio, EncoderSizes, encode_audio, read_encoded
-from audiolm.models.llm import set_adapter_training
 from audiolm.models.qformer import pad_windows
 from audiolm.models.splice import LlmInputs, splice, tokenize_answer
 from audiolm.models.whisper import build_layer_weights

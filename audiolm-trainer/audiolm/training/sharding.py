@@ -21,8 +21,8 @@ from torch.distributed.fsdp import fully_shard
 
 from audiolm.config import Config
 from audiolm.errors import UserError
+from audiolm.models.adapter import base_llm
 from audiolm.models.decode import generate_ids
-from audiolm.models.llm import base_llm
 from audiolm.models.salmonn import SALMONN
 from audiolm.models.splice import LlmInputs
 from audiolm.training.engine import sum_everywhere
