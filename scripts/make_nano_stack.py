@@ -6,7 +6,8 @@
 `--texts` holds one sentence per line; the tokenizer is trained on them, each behind a prompt of
 `--tasks` in turn, so that prompts cost few tokens. A folder that already holds the same stack is
 left as it is. With `--connector CONFIG` it also writes connector.pth: Q-Former, queries and
-projector of that configuration's sizes, drawn by the same rule, to start the first stage from.
+projector of that configuration's sizes, drawn by the same rule, to start the first stage from;
+`--options` change the configuration, as in training (`model.audio_encoder=none`).
 """
 
 import argparse
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str]) -> int:
     """Parse the command line, write the stack, say where it is."""
     options = build_parser().parse_args(arguments)
+    if options.options and not options.connector:
+        raise UserError("--options change the configuration of --connector; give that, too")
     texts_path = Path(options.texts)
     if not texts_path.is_file():
         raise UserError(
@@ -55,24 +58,32 @@ def main(arguments: Sequence[str]) -> int:
     for name, path in vars(paths).items():
         print(f"{name}: {path}")
     if options.connector:
-        print(f"connector: {write_connector(paths, options.connector, options.seed)}")
+        path = write_connector(paths, options.connector, options.options, options.seed)
+        print(f"connector: {path}")
     return 0
 
 
-def write_connector(paths: "StackPaths", config_path: str, seed: int) -> Path:
+def write_connector(
+    paths: "StackPaths", config_path: str, overrides: Sequence[str], seed: int
+) -> Path:
     """connector.pth beside the stack; the Q-Former's own default start learns far more slowly."""
     import torch
 
     from audiolm.config_file import load_config, plain_config
-    from audiolm.models.checkpoint import save_checkpoint
+    from audiolm.models.checkpoint import read_checkpoint, save_checkpoint
     from audiolm.models.random_stack import initialise_by_fan_in
     from audiolm.models.salmonn import SALMONN
 
     out_path = paths.llama_path.parent / "connector.pth"
-    if out_path.is_file():
-        return out_path
     options = [f"model.{name}={path}" for name, path in vars(paths).items()]
-    config = load_config(config_path, [*options, "model.ckpt="])
+    config = load_config(config_path, [*options, *overrides, "model.ckpt="])
+    if out_path.is_file():
+        if overrides and read_checkpoint(out_path)["config"] != plain_config(config):
+            raise UserError(
+                f"--options: {out_path} was written for another configuration; give another folder "
+                "(-o), or remove it"
+            )
+        return out_path
     torch.manual_seed(seed)
     model = SALMONN.from_config(config.model)
     assert model.speech_Qformer is not None
@@ -105,6 +116,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--prompts", nargs="+", default=[], help="prompt files (JSON)")
     parser.add_argument("--tasks", nargs="+", default=["asr"], help="tasks of the prompt files")
     parser.add_argument("--connector", help="training configuration to write connector.pth for")
+    parser.add_argument(
+        "--options", nargs="+", default=[], help="changes of that configuration: a.b=c"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the random weights (0)")
     parser.add_argument("--size", choices=("tiny", "nano", "midsize"), default="nano")
     parser.add_argument(

@@ -1,5 +1,6 @@
 """The random stacks load with the tools of the real models, and their weights can learn."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from transformers import (
 
 from audiolm.errors import UserError
 from audiolm.models.beats import BEATs
+from audiolm.models.checkpoint import read_checkpoint
 from audiolm.models.random_stack import (
     MIDSIZE,
     NANO,
@@ -190,3 +192,29 @@ def test_command_line(tmp_path: Path) -> None:
     failed = run("--texts", str(tmp_path / "nowhere.txt"))
     assert failed.returncode == 2
     assert failed.stderr.startswith("error: --texts: no such file")
+
+
+def test_connector_of_another_audio_encoder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    main = importlib.import_module("make_nano_stack").main
+    texts, config = tmp_path / "texts.txt", str(ROOT / "configs" / "nano_train_stage1.yaml")
+    texts.write_text("\n".join(TEXTS), encoding="utf-8")
+    arguments = ["--texts", str(texts), "--size", "tiny", "-o", str(tmp_path)]
+    layers, none = "model.audio_encoder=whisper_layers", "model.audio_encoder=none"
+
+    with pytest.raises(UserError, match="--options change the configuration of --connector"):
+        main([*arguments, "--options", none])
+    for _ in range(2):  # the second leaves what is there
+        assert main([*arguments, "--connector", config, "--options", none]) == 0
+    assert f"connector: {tmp_path / 'connector.pth'}" in capsys.readouterr().out
+    weights = read_checkpoint(tmp_path / "connector.pth")["model"]
+    (width,) = {
+        weight.shape[1]
+        for key, weight in weights.items()
+        if "crossattention.self.key.weight" in key
+    }
+    assert width == TINY.whisper["d_model"]  # BEATs would add its own
+    with pytest.raises(UserError, match="written for another configuration; give another folder"):
+        main([*arguments, "--connector", config, "--options", layers])
