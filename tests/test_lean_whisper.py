@@ -14,13 +14,15 @@ from audiolm.models import lean_whisper, whisper
 from audiolm.models.whisper import collected_layers, encode_padded, encode_trimmed
 
 
-def build_encoder(width: int = 32, num_heads: int = 2, attention: str = "sdpa") -> Any:
+def build_encoder(
+    width: int = 32, num_heads: int = 2, inner_width: int = 128, attention: str = "sdpa"
+) -> Any:
     """One of two layers whose weights, biases and norms are all random."""
     torch.manual_seed(width)
     config = WhisperConfig(
         d_model=width,
         encoder_attention_heads=num_heads,
-        encoder_ffn_dim=4 * width,
+        encoder_ffn_dim=inner_width,
         encoder_layers=2,
         num_mel_bins=20,
     )
@@ -44,14 +46,16 @@ def count_lean_passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return passes
 
 
-@pytest.mark.parametrize(("width", "num_heads"), [(32, 2), (48, 4), (64, 1)])
+@pytest.mark.parametrize(
+    ("width", "num_heads", "inner_width"), [(32, 2, 128), (48, 4, 100), (64, 1, 640)]
+)
 @pytest.mark.parametrize("num_clips", [1, 2, 3])
 @torch.no_grad()
 def test_padded_is_equal_to_the_bit(
-    width: int, num_heads: int, num_clips: int, monkeypatch: pytest.MonkeyPatch
+    width: int, num_heads: int, inner_width: int, num_clips: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passes = count_lean_passes(monkeypatch)
-    encoder = build_encoder(width, num_heads)
+    encoder = build_encoder(width, num_heads, inner_width)
     spectrogram = torch.randn(num_clips, 20, 3000)
     plain = encoder(spectrogram).last_hidden_state
     assert torch.equal(encode_padded(encoder, spectrogram), plain)

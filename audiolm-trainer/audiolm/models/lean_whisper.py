@@ -41,9 +41,12 @@ def run_layers(encoder: Any, hidden: torch.Tensor, mask: torch.Tensor | None) ->
     """
     num_clips, num_frames, width = hidden.shape
     rows = hidden.reshape(-1, width).clone(memory_format=torch.contiguous_format)  # (N, C)
-    inner_width = encoder.config.encoder_ffn_dim
-    normed, queries, keys, values = (torch.empty_like(rows) for _ in range(4))
-    inner = rows.new_empty(len(rows), inner_width)
+    normed = torch.empty_like(rows)
+    # What attention reads is done with when the inner layer is filled, so they share their memory.
+    inner_width = max(encoder.config.encoder_ffn_dim, 3 * width)
+    shared = rows.new_empty(len(rows) * inner_width)
+    inner = shared[: len(rows) * encoder.config.encoder_ffn_dim].view(len(rows), -1)
+    queries, keys, values = shared[: 3 * rows.numel()].view(3, *rows.shape)
     statistics = [rows.new_empty(len(rows), 1) for _ in range(2)]  # of the norms: mean, scale
 
     def normalise(norm: nn.LayerNorm) -> torch.Tensor:

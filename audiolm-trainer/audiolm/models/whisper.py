@@ -82,14 +82,16 @@ def encode_trimmed(
     is_real_mel = is_real.repeat_interleave(MEL_PER_FRAME, dim=1)[:, None]  # (B, 1, 2T)
     if is_mixed:
         mel = mel * is_real_mel
-    hidden = nn.functional.gelu(encoder.conv1(mel))
+    is_lean = runs_lean(encoder)
+    activate = torch.ops.aten.gelu_ if is_lean else nn.functional.gelu
+    hidden = activate(encoder.conv1(mel))
     if is_mixed:
         hidden = hidden * is_real_mel
-    hidden = nn.functional.gelu(encoder.conv2(hidden))
+    hidden = activate(encoder.conv2(hidden))
     hidden = hidden.transpose(1, 2) + encoder.embed_positions(positions)  # (B, T, C)
 
     mask = _key_mask(encoder, is_real, hidden.dtype) if is_mixed else None
-    if runs_lean(encoder):
+    if is_lean:
         hidden = run_layers(encoder, hidden, mask)
     else:
         for layer in encoder.layers:
