@@ -85,10 +85,11 @@ def _multiply(layer: nn.Linear, rows: torch.Tensor, out: torch.Tensor) -> torch.
 
 
 def _is_plain(layer: nn.Module) -> bool:
-    """Whether a layer's linear parts are torch's own, and nobody listens to any part."""
-    projections = {name: part for name, part in layer.named_modules() if hasattr(part, "weight")}
-    are_plain = all(type(part) in (nn.Linear, nn.LayerNorm) for part in projections.values())
-    return are_plain and not any(
-        part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part)
+    """Whether all parts with weights are torch's own, and nobody listens to any part."""
+    return not any(
+        (hasattr(part, "weight") and type(part) not in (nn.Linear, nn.LayerNorm))
+        or part._forward_hooks
+        or part._forward_pre_hooks
+        or "forward" in vars(part)
         for part in layer.modules()
     )

@@ -89,12 +89,12 @@ def _add_padding_row(llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
     """Grow the embeddings when the padding token has no row: the float32 mean of the others."""
     embeddings = llm.get_input_embeddings()
     assert isinstance(embeddings, nn.Embedding)
-    head = llm.get_output_embeddings()
-    assert head is not None
-    old_size, size = embeddings.num_embeddings, len(tokenizer)
-    if size <= old_size:
+    size = len(tokenizer)
+    if size <= embeddings.num_embeddings:
         return
     # transformers' resize_token_embeddings draws a random table first: seconds for 128,000 rows.
+    head = llm.get_output_embeddings()
+    assert head is not None
     is_tied = head.weight is embeddings.weight
     _grow(embeddings, size)
     if is_tied:
