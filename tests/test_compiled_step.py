@@ -16,7 +16,7 @@ from audiolm.errors import UserError
 from audiolm.evaluation.efficiency import Case, Question
 from audiolm.evaluation.roofline import count_operations
 from audiolm.evaluation.timing_clip import build_synthetic_clip
-from audiolm.models import compiled_step
+from audiolm.models import compiled_step, few_rows
 from audiolm.models.adapter import attach_adapter
 from audiolm.models.compiled_step import CompiledStep, check_compilable
 from audiolm.models.decode import generate_ids
@@ -55,8 +55,9 @@ def test_ids_are_those_of_transformers_at_any_length_and_batch() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("family", ["qwen3", "lora"])
-def test_logits_are_those_of_the_lean_step(family: str) -> None:
+def test_logits_are_those_of_the_lean_step(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With norms of its own, and an adapter; past the end of the room that was reserved."""
+    monkeypatch.setattr(few_rows, "_pays_in_parts", lambda weight: family == "qwen3")
     llm = build_llm("qwen3" if family == "qwen3" else "llama", num_hidden_layers=1)
     if family == "lora":
         llm = attach_adapter(llm, "lora", options={}).eval()
@@ -82,8 +83,10 @@ def test_logits_are_those_of_the_lean_step(family: str) -> None:
         torch.testing.assert_close(layers[1].keys, layers[0].keys, rtol=1e-4, atol=1e-4)
 
 
-def test_weights_are_read_anew() -> None:
+@pytest.mark.parametrize("in_parts", [False, True], ids=["whole", "in parts"])
+def test_weights_are_read_anew(in_parts: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was compiled for one model must not answer with its weights for another."""
+    monkeypatch.setattr(few_rows, "_pays_in_parts", lambda weight: in_parts)
     llm = build_llm("llama", num_hidden_layers=1)
     inputs = build_rows(llm, (6,))
     first, _ = both_ways(llm, inputs, **COMPILED)

@@ -26,7 +26,7 @@ from transformers import (
 
 from audiolm.config import GenerateConfig
 from audiolm.errors import UserError
-from audiolm.models import greedy
+from audiolm.models import few_rows, greedy
 from audiolm.models.adapter import attach_adapter, merge_adapter
 from audiolm.models.decode import (
     generate_ids,
@@ -165,9 +165,13 @@ def test_ids_are_those_of_transformers(
 
 @torch.no_grad()
 @pytest.mark.parametrize("lengths", [(9,), (11, 4, 17)], ids=["one", "padded"])
+@pytest.mark.parametrize("in_parts", [False, True], ids=["whole", "in parts"])
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "lora"])
-def test_the_lean_step_gives_the_same_logits(family: str, lengths: tuple[int, ...]) -> None:
-    """With biases, norms of its own, and an adapter."""
+def test_the_lean_step_gives_the_same_logits(
+    family: str, in_parts: bool, lengths: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With biases, norms of its own, and an adapter; by either way of multiplying."""
+    monkeypatch.setattr(few_rows, "_pays_in_parts", lambda weight: in_parts)
     llm = build_adapted("lora") if family == "lora" else build_llm(family)
     for parameter in llm.parameters():
         if parameter.ndim == 1:  # norms and biases away from ones and zeros
