@@ -110,6 +110,7 @@ OWN_FORMULAS: dict[str, Callable[[Any, Any, Any], int]] = {
     "aten::_scaled_dot_product_fused_attention_overrideable": _count_attention,
     "aten::_scaled_dot_product_attention_math": _count_attention,
     "aten::_int_mm": _count_by_output,
+    "bitsandbytes::gemm_4bit": _count_by_output,
     "bitsandbytes::gemv_4bit": _count_by_output,
     "bitsandbytes::int8_linear_matmul": _count_by_output,
     "bitsandbytes::int8_mixed_scaled_mm": _count_by_output,
