@@ -527,7 +527,7 @@ def test_step_axis_has_whole_ticks(num_steps: int) -> None:
     axis = build_step_axis(num_steps)
     assert all(tick == round(tick) for tick in axis.ticks)
     assert axis.ticks[0] == 0
-    assert 2 <= len(axis.ticks) <= 9
+    assert 2 <= len(axis.ticks) <= 8
 
 
 def test_tick_step_is_one_two_or_five() -> None:
